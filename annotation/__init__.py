@@ -1,0 +1,1 @@
+"""Annotation: who says which response is better. Runs without torch."""

@@ -1,0 +1,1 @@
+"""Reward models: their losses, training and use as scorers."""

@@ -1,0 +1,46 @@
+"""Train a reward model: `accelerate launch reward/train_reward.py --config configs/reward.yaml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # as a script, make the packages importable and keep this folder's names out
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from reward.trainer import RewardArguments, RewardTrainer
+from rlhf.engine.backbone import Backbone
+from rlhf.training.arguments import DTYPES
+from rlhf.training.examples import ranked_groups
+from rlhf.training.parser import exit_on_error, parse
+from rlhf.training.stage import finish_stage, load_comparisons, open_stage, prepare_backbone
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, measure on `eval_file`, normalise, save."""
+    args = parse(RewardArguments, argv)
+    with exit_on_error():
+        train = load_comparisons(args.train_file, args, "train_file")
+        held_out = load_comparisons(args.eval_file, args, "eval_file") if args.eval_file else []
+        source, backbone_hash = prepare_backbone(args)
+        stage = open_stage("reward", args, source, backbone_hash, data_files=[*args.train_file, *args.eval_file])
+        train_examples = ranked_groups(stage.chat, train)
+        eval_examples = ranked_groups(stage.chat, held_out) if held_out else []
+    backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype])
+    backbone.add_adapter("reward", args.lora_config())
+    backbone.add_head("reward")
+    trainer = RewardTrainer(
+        backbone, args, train_dataset=train_examples, run=stage.run, backbone_path=stage.backbone_path
+    )
+    trainer.train(resume_from_checkpoint=stage.checkpoint)
+    trainer.normalise(train_examples[: args.normalise_examples])
+    trainer.save_model()
+    metrics = {"num_train": len(train_examples), "steps": trainer.state.global_step}
+    if eval_examples:
+        metrics["eval_accuracy"] = trainer.accuracy(eval_examples).to_dict()
+    finish_stage(stage, metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""`rlhf COMMAND ...`: one name for all entry points; each is imported when its command is called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlhf import __version__
+
+
+@dataclass(frozen=True)
+class Command:
+    """A module with `main(argv)`, and what the command does in a line."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Command("rlhf.demo", "the whole loop on a small model, start here"),
+    "sft": Command("rlhf.train_sft", "train a policy on demonstrations"),
+    "reward": Command("reward.train_reward", "train a reward model on comparisons"),
+    "dpo": Command("rlhf.train_dpo", "train a policy on comparisons directly"),
+    "ppo": Command("rlhf.train_ppo", "train a policy against a reward model"),
+    "sample": Command("rlhf.sample", "sample several responses to each prompt"),
+    "evaluate": Command("rlhf.evaluate", "compare policies on held-out prompts"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run one command and return its exit status; the console script `rlhf`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"rlhf {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"error: unknown command {name!r}{_closest(name)}; rlhf --help lists all", file=sys.stderr)
+        return 2
+    # argparse takes the name in its messages from here.
+    sys.argv[0] = f"rlhf {name}"
+    return importlib.import_module(COMMANDS[name].module).main(rest)
+
+
+def help_text() -> str:
+    """What `rlhf --help` prints: one screen."""
+    commands = "\n".join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: rlhf COMMAND [--config FILE.yaml] [--name value ...]\n\n"
+        "From collected comparisons to an aligned policy.\n\n"
+        f"commands:\n{commands}\n\n"
+        "rlhf COMMAND --help lists a command's settings; rlhf --version prints the version."
+    )
+
+
+def _closest(name: str) -> str:
+    matches = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Comparisons, prompts and demonstrations: the records, their files, and their form as token ids."""

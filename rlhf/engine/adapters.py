@@ -1,0 +1,93 @@
+"""Adapters and heads on disk: PEFT's format for adapters, safetensors for heads, never the backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig
+from safetensors.torch import load_file, save_file
+
+from rlhf.engine.backbone import Backbone, gathered
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def adapter_tensors(backbone: Backbone, name: str) -> dict[str, torch.Tensor]:
+    """Copies of an adapter's weights on the CPU; under ZeRO-3 every process must call it."""
+    parameters = backbone.adapter_parameters(name)
+    with gathered(list(parameters.values())):
+        return {key: parameter.detach().cpu().clone().contiguous() for key, parameter in parameters.items()}
+
+
+def head_tensors(backbone: Backbone, name: str) -> dict[str, torch.Tensor]:
+    """Copies of a head's weights and normalisation on the CPU; under ZeRO-3 every process must call it."""
+    head = backbone.heads[name]
+    with gathered(list(head.parameters())):
+        return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in head.state_dict().items()}
+
+
+def write_adapter(
+    folder: Path, tensors: dict[str, torch.Tensor], config: LoraConfig, *, backbone_path: str
+) -> None:
+    """Write an adapter so that `peft.PeftModel.from_pretrained` reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LoraConfig(**{**config.to_dict(), "base_model_name_or_path": backbone_path, "inference_mode": True})
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
+
+
+def write_head(folder: Path, tensors: dict[str, torch.Tensor], name: str) -> None:
+    """Write a head to `<name>_head.safetensors`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / f"{name}_head.safetensors", metadata={"format": "pt"})
+
+
+def add_adapter_from(backbone: Backbone, name: str, folder: Path) -> None:
+    """Add an adapter under `name` with the settings and weights of a folder.
+
+    Raises:
+        ValueError: the folder holds no LoRA adapter, or one whose layers are not those of this backbone.
+    """
+    if not (folder / "adapter_config.json").is_file() or not (folder / ADAPTER_FILE).is_file():
+        raise ValueError(f"{folder} holds no adapter: adapter_config.json and {ADAPTER_FILE} are expected there")
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"{folder} holds a {config.peft_type} adapter: only LoRA shares a backbone with other roles")
+    backbone.add_adapter(name, config)
+    load_adapter_weights(backbone, name, folder)
+
+
+def load_adapter_weights(backbone: Backbone, name: str, folder: Path) -> None:
+    """Copy an adapter's weights from a folder into the adapter `name`."""
+    _copy_into(backbone.adapter_parameters(name), load_file(folder / ADAPTER_FILE), folder / ADAPTER_FILE)
+
+
+def load_head_weights(backbone: Backbone, name: str, folder: Path, *, saved_as: str | None = None) -> None:
+    """Copy a head's weights and normalisation from a folder into the head `name`."""
+    path = folder / f"{saved_as or name}_head.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {path.name}: it is not the output of a stage that trains this head")
+    head = backbone.heads[name]
+    _copy_into({**dict(head.named_parameters()), **dict(head.named_buffers())}, load_file(path), path)
+
+
+@torch.no_grad()
+def _copy_into(targets: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], path: Path) -> None:
+    wrong = sorted(targets.keys() ^ tensors.keys())
+    if wrong:
+        raise ValueError(
+            f"{path} does not fit this backbone: {len(wrong)} tensors differ, the first is {wrong[0]}; "
+            "use it with the model it was trained on"
+        )
+    parameters = [target for target in targets.values() if isinstance(target, torch.nn.Parameter)]
+    with gathered(parameters, write=True):
+        for key, target in targets.items():
+            if target.numel() == 0:  # partitioned away from this process
+                continue
+            if target.shape != tensors[key].shape:
+                raise ValueError(
+                    f"{path} does not fit this backbone: {key} is {tuple(tensors[key].shape)} there and "
+                    f"{tuple(target.shape)} here; use it with the model it was trained on"
+                )
+            target.copy_(tensors[key])

@@ -1,0 +1,299 @@
+"""One frozen backbone that plays many roles.
+
+Policy, value model and reward model are LoRA adapters (Hu et al., arXiv 2106.09685) with small heads on one
+frozen causal language model; the reference is the backbone with no adapter. A forward pass takes a packed row
+once per role: the batch dimension *is* the role.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners import lora
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from rlhf.engine import attention
+from rlhf.engine.attention import prefix_layout
+from rlhf.engine.logprobs import frozen_head_logprobs
+from rlhf.engine.packing import PackedBatch
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one row of a forward pass computes.
+
+    Attributes:
+        name: the key of its output.
+        adapter: the adapter it reads through; None is the bare backbone.
+        logprobs: whether to compute log-probabilities of the response tokens.
+        value_head: head read at every position that predicts a response token.
+        score_head: head read at the last token of every response.
+    """
+
+    name: str
+    adapter: str | None = None
+    logprobs: bool = False
+    value_head: str | None = None
+    score_head: str | None = None
+
+
+@dataclass
+class RoleOutput:
+    """What one role says of a batch; what was not asked for is None.
+
+    Attributes:
+        logprobs: `[response_tokens]` in nats.
+        entropy: `[response_tokens]` in nats, not differentiable.
+        values: `[response_tokens]`.
+        scores: `[responses]`.
+    """
+
+    logprobs: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+
+
+REFERENCE = Role("reference", logprobs=True)
+POLICY = Role("policy", adapter="policy", logprobs=True)
+POLICY_WITH_VALUE = Role("policy", adapter="policy", logprobs=True, value_head="value")
+VALUE = Role("value", adapter="value", value_head="value")
+REWARD = Role("reward", adapter="reward", score_head="reward")
+
+
+class ScoreHead(nn.Module):
+    """A linear map from a hidden state to one number, kept in float32 or better.
+
+    The output is `(w . h + b) * scale + shift`; scale and shift are buffers that normalise a trained reward model.
+    """
+
+    def __init__(self, hidden_size: int, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1, dtype=dtype)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.register_buffer("scale", torch.ones((), dtype=dtype))
+        self.register_buffer("shift", torch.zeros((), dtype=dtype))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[n, hidden]` to `[n]`."""
+        return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1) * self.scale + self.shift
+
+
+class Backbone(nn.Module):
+    """A frozen causal language model with adapters, heads and a forward over roles."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        _refuse_unsupported_head(model)
+        attention.register()
+        model.set_attn_implementation(attention.IMPLEMENTATION)
+        model.requires_grad_(False)
+        _switch_dropout_off(model)
+        self.model = model
+        self.heads = nn.ModuleDict()
+        self.adapter_configs: dict[str, LoraConfig] = {}
+        self._adapters_by_row: list[str | None] = []
+
+    @classmethod
+    def load(cls, path: str, *, dtype: torch.dtype = torch.bfloat16) -> Backbone:
+        """Load a backbone from a folder of safetensors; no code of the model's author is run."""
+        return cls(load_causal_lm(path, dtype=dtype))
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def add_adapter(self, name: str, config: LoraConfig) -> None:
+        """Add a LoRA adapter whose output is zero until it is trained (B = 0)."""
+        if name in self.adapter_configs:
+            raise ValueError(f"adapter {name!r} is there already: {sorted(self.adapter_configs)}")
+        with _quiet_injection():
+            inject_adapter_in_model(config, self.model, adapter_name=name)
+        self.adapter_configs[name] = config
+        self.model.requires_grad_(False)
+        for layer in self.lora_layers().values():
+            if name in layer.lora_A:
+                _compute_in_input_dtype(layer, name)
+                layer.forward = functools.partial(_routed_forward, layer, self._adapters_by_row)
+
+    def add_head(self, name: str) -> ScoreHead:
+        """Add a head that gives zero until it is trained."""
+        hidden_size = self.config.get_text_config().hidden_size
+        self.heads[name] = ScoreHead(hidden_size, _at_least_float32(self.dtype)).to(self.device)
+        return self.heads[name]
+
+    def lora_layers(self) -> dict[str, lora.Linear]:
+        """The layers that carry adapters, by their name in the language model, in a fixed order."""
+        return {name: module for name, module in self.model.named_modules() if isinstance(module, lora.Linear)}
+
+    def adapter_parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """Parameters of one adapter under the names that PEFT gives them on disk."""
+        parameters = {}
+        for layer_name, layer in self.lora_layers().items():
+            if name in layer.lora_A:
+                prefix = f"base_model.model.{layer_name}"
+                parameters[f"{prefix}.lora_A.weight"] = layer.lora_A[name].weight
+                parameters[f"{prefix}.lora_B.weight"] = layer.lora_B[name].weight
+        return parameters
+
+    def train_only(self, *, adapters: Sequence[str] = (), heads: Sequence[str] = ()) -> None:
+        """Let exactly these adapters and heads receive gradients."""
+        self.requires_grad_(False)
+        for name in adapters:
+            for parameter in self.adapter_parameters(name).values():
+                parameter.requires_grad_(True)
+        for name in heads:
+            self.heads[name].linear.requires_grad_(True)
+
+    def forward(
+        self, batch: PackedBatch, roles: Sequence[Role], *, temperature: float = 1.0
+    ) -> dict[str, RoleOutput]:
+        """One pass over a packed row for several roles at once.
+
+        The roles stand until the next forward: run backward before the next call, since gradient checkpointing
+        computes the layers again.
+
+        Args:
+            batch: the packed row.
+            roles: one row of the pass each.
+            temperature: what logits are divided by; the sampling temperature of a rollout.
+
+        Returns:
+            The output of each role by its name.
+        """
+        self._adapters_by_row[:] = [role.adapter for role in roles]
+        output = self.model.base_model(
+            input_ids=batch.input_ids.expand(len(roles), -1),
+            position_ids=batch.position_ids[None],
+            prefix_layout=prefix_layout(batch),
+            use_cache=False,
+        )
+        hidden = output.last_hidden_state
+        return {role.name: self._read(hidden[row], role, batch, temperature) for row, role in enumerate(roles)}
+
+    def _read(self, hidden: torch.Tensor, role: Role, batch: PackedBatch, temperature: float) -> RoleOutput:
+        output = RoleOutput()
+        if role.logprobs:
+            head = self.model.get_output_embeddings()
+            with gathered([head.weight]):
+                output.logprobs, output.entropy = frozen_head_logprobs(
+                    hidden[batch.predict_index],
+                    head.weight,
+                    batch.target_ids,
+                    bias=getattr(head, "bias", None),
+                    temperature=temperature,
+                )
+        if role.value_head is not None:
+            output.values = self.heads[role.value_head](hidden[batch.predict_index])
+        if role.score_head is not None:
+            output.scores = self.heads[role.score_head](hidden[batch.last_index])
+        return output
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Compute activations again in the backward pass instead of keeping them; called by the Trainer."""
+        settings = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
+        self.model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings, **kwargs)
+
+
+def load_causal_lm(path: str, *, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a causal language model from a local folder of safetensors."""
+    return AutoModelForCausalLM.from_pretrained(
+        str(path), dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+    )
+
+
+@contextlib.contextmanager
+def gathered(parameters: Sequence[nn.Parameter], *, write: bool = False) -> Iterator[None]:
+    """Make parameters whole that DeepSpeed ZeRO-3 has partitioned; does nothing to others.
+
+    Args:
+        parameters: what is read inside the block.
+        write: whether process 0 changes them inside, to be sent to all processes at the end.
+    """
+    partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not partitioned:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0 if write else None):
+        yield
+
+
+def _routed_forward(layer: lora.Linear, adapters_by_row: list[str | None], x: torch.Tensor) -> torch.Tensor:
+    """Base output plus, row by row in a fixed order, what the row's adapter adds.
+
+    Each row is a matrix product of its own, so that what a role computes does not depend, down to the last bit,
+    on which roles stand beside it; and all processes walk the adapters in the same order, as ZeRO-3 demands.
+    """
+    outputs = []
+    for row, adapter in zip(x.unbind(0), adapters_by_row, strict=True):
+        output = layer.base_layer(row)
+        if adapter is not None and adapter in layer.lora_A:
+            dropped = layer.lora_dropout[adapter](row)
+            delta = layer.lora_B[adapter](layer.lora_A[adapter](dropped))
+            output = output + delta * layer.scaling[adapter]
+        outputs.append(output)
+    return outputs[0][None] if len(outputs) == 1 else torch.stack(outputs)
+
+
+def _compute_in_input_dtype(layer: lora.Linear, name: str) -> None:
+    """Keep the adapter's weights in float32 and multiply in the type of the activations."""
+    for linear in (layer.lora_A[name], layer.lora_B[name]):
+        linear.to(_at_least_float32(layer.base_layer.weight.dtype))
+        linear.forward = functools.partial(_cast_linear, linear)
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _cast_linear(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.linear(x, linear.weight.to(x.dtype))
+
+
+def _switch_dropout_off(model: nn.Module) -> None:
+    # by p = 0 and not by mode: the Trainer calls train() before every step
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def _refuse_unsupported_head(model: PreTrainedModel) -> None:
+    for field in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        value = getattr(model.config, field, None)
+        if value not in (None, 1, 1.0):
+            raise ValueError(
+                f"{type(model).__name__} has {field}={value}: log-probabilities of such an output head are not "
+                "supported; choose a model with a plain linear head"
+            )
+
+
+@contextlib.contextmanager
+def _quiet_injection() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # several adapters on one model are what this module is for; `all-linear` never takes a tied output head
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        yield

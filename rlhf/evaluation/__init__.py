@@ -1,0 +1,1 @@
+"""Evaluation: judges, metrics with intervals, and reports that stand in one file."""

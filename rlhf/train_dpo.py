@@ -1,0 +1,44 @@
+"""Train a policy by DPO: `accelerate launch rlhf/train_dpo.py --config configs/dpo.yaml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # as a script, make the packages importable and keep this folder's names out
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rlhf.training.dpo_trainer import DPOArguments, DPOTrainer
+from rlhf.engine.backbone import Backbone
+from rlhf.training.arguments import DTYPES
+from rlhf.training.examples import ranked_groups
+from rlhf.training.parser import exit_on_error, parse
+from rlhf.training.stage import finish_stage, load_comparisons, open_stage, prepare_backbone
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, measure on `eval_file`, save."""
+    args = parse(DPOArguments, argv)
+    with exit_on_error():
+        train = load_comparisons(args.train_file, args, "train_file")
+        held_out = load_comparisons(args.eval_file, args, "eval_file") if args.eval_file else []
+        source, backbone_hash = prepare_backbone(args)
+        stage = open_stage("dpo", args, source, backbone_hash, data_files=[*args.train_file, *args.eval_file])
+        train_examples = ranked_groups(stage.chat, train)
+        eval_examples = ranked_groups(stage.chat, held_out) if held_out else []
+    backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype])
+    backbone.add_adapter("policy", args.lora_config())
+    trainer = DPOTrainer(
+        backbone, args, train_dataset=train_examples, run=stage.run, backbone_path=stage.backbone_path
+    )
+    trainer.train(resume_from_checkpoint=stage.checkpoint)
+    trainer.save_model()
+    metrics = {"num_train": len(train_examples), "steps": trainer.state.global_step}
+    if eval_examples:
+        metrics["eval_accuracy"] = trainer.accuracy(eval_examples).to_dict()
+    finish_stage(stage, metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Train a policy by PPO: `accelerate launch rlhf/train_ppo.py --config configs/ppo.yaml`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # as a script, make the packages importable and keep this folder's names out
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from reward.scorers import load_scorer
+from rlhf.data.comparisons import Comparison, read_prompts
+from rlhf.engine.adapters import add_adapter_from, load_head_weights
+from rlhf.engine.backbone import Backbone
+from rlhf.training.arguments import DTYPES
+from rlhf.training.parser import exit_on_error, parse
+from rlhf.training.ppo_arguments import PPOArguments
+from rlhf.training.ppo_trainer import PPOTrainer
+from rlhf.training.stage import finish_stage, open_stage, prepare_backbone
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train against the reward model or scorer, save policy and value model."""
+    args = parse(PPOArguments, argv)
+    with exit_on_error():
+        prompts = load_prompts(args)
+        scorer = load_scorer(args.scorer) if args.scorer else None
+        source, backbone_hash = prepare_backbone(args)
+        parents = {}
+        if args.reward_model:
+            parents["reward_model"] = check_reward_model(Path(args.reward_model), backbone_hash)
+        stage = open_stage("ppo", args, source, backbone_hash, data_files=args.prompt_file, parents=parents)
+        backbone = build_backbone(args, str(source.backbone))
+    trainer = PPOTrainer(
+        backbone,
+        args,
+        chat=stage.chat,
+        prompts=prompts,
+        scorer=scorer,
+        run=stage.run,
+        backbone_path=stage.backbone_path,
+    )
+    trainer.train(resume_from_checkpoint=stage.checkpoint)
+    trainer.save_model()
+    finish_stage(stage, {"steps": trainer.state.global_step, **trainer.last_objectives()})
+
+
+def load_prompts(args: PPOArguments) -> list[Comparison]:
+    """Read the prompts.
+
+    Raises:
+        ValueError: no file was named, or its data is bad.
+    """
+    if not args.prompt_file:
+        raise ValueError("prompt_file is missing: name one or more JSON Lines files with --prompt_file")
+    prompts, report = read_prompts(args.prompt_file, skip_bad_lines=args.skip_bad_lines)
+    if report.num_bad:
+        print(report)
+    return prompts
+
+
+def check_reward_model(folder: Path, backbone_hash: str) -> Path:
+    """Refuse what is no reward model, or one trained on other weights than the policy's.
+
+    Raises:
+        ValueError: with what is wrong and what to do.
+    """
+    manifest_path = folder / "manifest.json"
+    if not manifest_path.is_file() or not (folder / "reward_head.safetensors").is_file():
+        raise ValueError(
+            f"reward_model is {folder}: no finished reward model is there; give the --output_dir of rlhf reward"
+        )
+    manifest: dict[str, Any] = json.loads(manifest_path.read_text())
+    trained_on = manifest["parents"]["backbone"]
+    if trained_on["sha256"] != backbone_hash:
+        raise ValueError(
+            f"reward_model {folder} was trained on another base, {trained_on['path']}: train it on the model that "
+            "PPO starts from, or start PPO from that base with --model"
+        )
+    return folder
+
+
+def build_backbone(args: PPOArguments, path: str) -> Backbone:
+    """The backbone with its roles; the value model starts from the reward model where there is one."""
+    backbone = Backbone.load(path, dtype=DTYPES[args.dtype])
+    backbone.add_adapter("policy", args.lora_config())
+    backbone.add_head("value")
+    if args.reward_model is None:
+        if args.value_model == "adapter":
+            backbone.add_adapter("value", args.lora_config())
+        return backbone
+    folder = Path(args.reward_model)
+    add_adapter_from(backbone, "reward", folder)
+    backbone.add_head("reward")
+    load_head_weights(backbone, "reward", folder)
+    if args.value_model == "adapter":
+        add_adapter_from(backbone, "value", folder)
+        load_head_weights(backbone, "value", folder, saved_as="reward")
+    return backbone
+
+
+if __name__ == "__main__":
+    main()

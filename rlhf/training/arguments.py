@@ -1,0 +1,126 @@
+"""Settings that the stages share. Each stage adds its own beside its entry point's trainer."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import TrainingArguments
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+def path_field(help: str, *, default: Any = None, several: bool = False, output: bool = False) -> Any:
+    """A field that names files or folders; in a config file they are relative to that file."""
+    metadata = {"help": help, "path": True, "output": output}
+    if several:
+        metadata["nargs"] = "+"
+        return field(default_factory=lambda: list(default or []), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelArguments:
+    """Which model, in which precision, how long, and with which adapter."""
+
+    model: str = path_field(
+        "Model: smollm2-135m, a folder, a run of this framework, or a hub name.", default="smollm2-135m"
+    )
+    dtype: str = field(
+        default="bfloat16", metadata={"help": "Type of the frozen backbone: bfloat16 or float32."}
+    )
+    max_prompt_length: int = field(
+        default=512, metadata={"help": "Tokens of a prompt; longer ones are cut on the left, and counted."}
+    )
+    max_response_length: int = field(
+        default=512,
+        metadata={"help": "Tokens of a response in the data; longer ones are cut on the right, and counted."},
+    )
+    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA adapter, usually 8 to 64."})
+    lora_alpha: int = field(default=32, metadata={"help": "Its scaling is lora_alpha / lora_r."})
+    lora_dropout: float = field(
+        default=0.0, metadata={"help": "Dropout before the adapter; 0 to .1, always 0 in PPO."}
+    )
+    lora_target_modules: str = field(
+        default="all-linear",
+        metadata={
+            "help": "Layers with an adapter: all-linear, or names joined by commas such as q_proj,v_proj."
+        },
+    )
+
+    def lora_config(self) -> LoraConfig:
+        targets: Any = self.lora_target_modules
+        if targets != "all-linear":
+            targets = [name.strip() for name in targets.split(",")]
+        return LoraConfig(
+            r=self.lora_r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        )
+
+    def check_model_arguments(self) -> None:
+        """Refuse values that no run can use."""
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        for name in ("max_prompt_length", "max_response_length", "lora_r", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout is {self.lora_dropout}: it must be at least 0 and below 1")
+
+
+@dataclass
+class StageArguments(ModelArguments, TrainingArguments):
+    """What every stage understands, on top of `transformers.TrainingArguments` with defaults for LoRA runs."""
+
+    train_file: list[str] = path_field(
+        "Training data: JSON Lines files, or a hub data set name.", several=True
+    )
+    eval_file: list[str] = path_field("Held-out data in the same form; measured at the end.", several=True)
+    skip_bad_lines: bool = field(
+        default=False, metadata={"help": "Leave bad lines out and report them instead of stopping."}
+    )
+    output_dir: str = path_field("Folder of the run; must not hold one already.", output=True)
+    learning_rate: float = field(default=1e-4, metadata={"help": "Usually 1e-5 to 3e-4 with LoRA."})
+    # a constant rate lets a run be extended by a larger --max_steps without changing what came before
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the learning rate."})
+    per_device_train_batch_size: int = field(
+        default=4, metadata={"help": "Prompts per forward pass and process."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=8, metadata={"help": "Prompts per forward pass in evaluation."}
+    )
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training data."})
+    logging_steps: float = field(default=1, metadata={"help": "Steps between logged rows."})
+    save_steps: float = field(default=50, metadata={"help": "Steps between checkpoints."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints kept; older ones are deleted."}
+    )
+    report_to: str = field(
+        default="none", metadata={"help": "Trackers: none, wandb, tensorboard."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide NaN and infinity in logged losses."}
+    )
+    bf16: bool = field(default=False, metadata={"help": "Autocast; the backbone's own type is --dtype."})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin batches in host memory."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Batches are built from whole examples."})
+    resume_from_checkpoint: str | None = path_field("Checkpoint to go on from: a folder, or `latest`.")
+
+    def __post_init__(self) -> None:
+        if self.output_dir is None:
+            raise ValueError("output_dir is missing: name the folder of the run with --output_dir")
+        self.check_model_arguments()
+        if self.bf16 or self.fp16:
+            raise ValueError(
+                "bf16 and fp16 autocast recast the frozen weights at every forward: use --dtype bfloat16"
+            )
+        # launched with several processes on CPUs: gloo is the backend they have; on GPUs the default is right
+        if self.ddp_backend is None and "RANK" in os.environ and not torch.cuda.is_available():
+            self.ddp_backend = "gloo"
+        super().__post_init__()

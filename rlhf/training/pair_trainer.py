@@ -1,0 +1,71 @@
+"""What DPO and reward training share: losses of pairs, averaged over the comparisons of a whole step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from rlhf.evaluation.metrics import Estimate, bootstrap_mean
+from rlhf.training.examples import PairBatch, RankedGroup, collate_pairs
+from rlhf.training.trainer import RoleTrainer
+
+
+class PairTrainer(RoleTrainer, ABC):
+    """Trains on the ordered pairs of ranked comparisons."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *positional: Any, **trainer_arguments: Any):
+        super().__init__(*positional, data_collator=collate_pairs, **trainer_arguments)
+
+    @abstractmethod
+    def pair_losses(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
+        """`[pairs]` losses."""
+
+    @abstractmethod
+    def response_scores(self, batch: PairBatch) -> torch.Tensor:
+        """`[responses]` numbers that should put the chosen response of a pair first."""
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: PairBatch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Mean loss per comparison over the whole optimiser step: all micro-batches of all processes."""
+        total = (self.pair_losses(model, inputs) * inputs.weight).sum()
+        # processes average their gradients, so each multiplies its share of the sum by their number
+        return total * self.accelerator.num_processes / num_items_in_batch
+
+    def _get_num_items_in_batch(self, batch_samples: list[PairBatch], device: torch.device) -> torch.Tensor:
+        count = torch.tensor(sum(batch.packed.num_groups for batch in batch_samples), device=device)
+        return self.accelerator.reduce(count, reduction="sum")
+
+    def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:
+        return inputs.to(self.args.device)
+
+    def floating_point_ops(self, inputs: PairBatch) -> int:
+        """Forward and backward of adapters on a frozen backbone: 4 operations per weight and token."""
+        return 4 * sum(p.numel() for p in self.backbone.model.parameters()) * inputs.packed.input_ids.numel()
+
+    def accuracy(self, examples: Sequence[RankedGroup]) -> Estimate:
+        """Share of pairs scored the right way round, a tie counting one half, with an interval by prompt."""
+        correct, prompts = [], []
+        for chunk, batch, scores in self.scored(examples, "evaluate"):
+            lead = scores[batch.chosen_index] - scores[batch.rejected_index]
+            correct += ((lead > 0).float() + (lead == 0).float() / 2).tolist()
+            prompts += [example.prompt_id for example in chunk for _ in example.pairs]
+        return bootstrap_mean(correct, groups=prompts)
+
+    @torch.no_grad()
+    def scored(
+        self, examples: Sequence[RankedGroup], label: str
+    ) -> Iterator[tuple[Sequence[RankedGroup], PairBatch, torch.Tensor]]:
+        """Batches of examples with their `response_scores`; every process computes all of them."""
+        size = self.args.per_device_eval_batch_size
+        starts = range(0, len(examples), size)
+        for start in tqdm(starts, desc=label, unit="batch", disable=not self.is_world_process_zero()):
+            chunk = examples[start : start + size]
+            batch = collate_pairs(chunk).to(self.args.device)
+            yield chunk, batch, self.response_scores(batch).float()
