@@ -26,7 +26,7 @@ COMMANDS = {
     "dpo": Command("rlhf.train_dpo", "train a policy on comparisons directly"),
     "ppo": Command("rlhf.train_ppo", "train a policy against a reward model"),
     "sample": Command("rlhf.sample", "sample several responses to each prompt"),
-    "evaluate": Command("rlhf.evaluate", "compare policies on held-out prompts"),
+    "evaluate": Command("rlhf.evaluate_policy", "compare policies on held-out prompts"),
 }
 
 
@@ -52,10 +52,11 @@ def help_text() -> str:
     """What `rlhf --help` prints: one screen."""
     commands = "\n".join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())
     return (
-        "usage: rlhf COMMAND [--config FILE.yaml] [--name value ...]\n\n"
+        "usage: rlhf COMMAND [--config FILE.yaml] [--name value ...]\n"
+        "       rlhf --help | --version\n\n"
         "From collected comparisons to an aligned policy.\n\n"
         f"commands:\n{commands}\n\n"
-        "rlhf COMMAND --help lists a command's settings; rlhf --version prints the version."
+        "rlhf COMMAND --help lists a command's settings."
     )
 
 

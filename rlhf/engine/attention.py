@@ -74,9 +74,11 @@ def shared_prefix_attention(
         `[rows, tokens, heads, head_dim]` and None in place of attention weights.
 
     Raises:
-        ValueError: the model uses attention sinks, soft-capping or a window shorter than a sequence.
+        ValueError: the model uses attention sinks, soft-capping or a window shorter than a sequence, or does not
+            hand the layout on to its layers.
     """
-    assert prefix_layout is not None, "the backbone passes the layout of its batch"
+    if prefix_layout is None:
+        raise ValueError("the model does not hand keywords on to its attention layers: choose another model")
     if softcap is not None or s_aux is not None:
         raise ValueError("attention soft-capping and attention sinks are not supported by shared-prefix attention")
     if sliding_window is not None and prefix_layout.longest > sliding_window:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners import lora
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -96,6 +97,7 @@ class Backbone(nn.Module):
         _refuse_unsupported_head(model)
         attention.register()
         model.set_attn_implementation(attention.IMPLEMENTATION)
+        _refuse_unsupported_layers(model)
         model.requires_grad_(False)
         _switch_dropout_off(model)
         self.model = model
@@ -121,11 +123,16 @@ class Backbone(nn.Module):
         return self.model.dtype
 
     def add_adapter(self, name: str, config: LoraConfig) -> None:
-        """Add a LoRA adapter whose output is zero until it is trained (B = 0)."""
+        """Add a LoRA adapter whose output is zero until it is trained (B = 0).
+
+        Raises:
+            ValueError: the name is taken, or the adapter would sit on a layer that is not routed by role.
+        """
         if name in self.adapter_configs:
             raise ValueError(f"adapter {name!r} is there already: {sorted(self.adapter_configs)}")
         with _quiet_injection():
             inject_adapter_in_model(config, self.model, adapter_name=name)
+        _refuse_unrouted_layers(self.model)
         self.adapter_configs[name] = config
         self.model.requires_grad_(False)
         for layer in self.lora_layers().values():
@@ -230,6 +237,8 @@ def gathered(parameters: Sequence[nn.Parameter], *, write: bool = False) -> Iter
         write: whether process 0 changes them inside, to be sent to all processes at the end.
     """
     partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not write:  # a module that runs at the moment holds its parameters whole; they are DeepSpeed's to free
+        partitioned = [parameter for parameter in partitioned if not _is_whole(parameter)]
     if not partitioned:
         yield
         return
@@ -239,12 +248,21 @@ def gathered(parameters: Sequence[nn.Parameter], *, write: bool = False) -> Iter
         yield
 
 
+def _is_whole(parameter: nn.Parameter) -> bool:
+    return parameter.numel() == parameter.ds_numel
+
+
 def _routed_forward(layer: lora.Linear, adapters_by_row: list[str | None], x: torch.Tensor) -> torch.Tensor:
     """Base output plus, row by row in a fixed order, what the row's adapter adds.
 
     Each row is a matrix product of its own, so that what a role computes does not depend, down to the last bit,
     on which roles stand beside it; and all processes walk the adapters in the same order, as ZeRO-3 demands.
     """
+    if len(x) != len(adapters_by_row):
+        raise ValueError(
+            f"a layer with an adapter got input of shape {tuple(x.shape)} for {len(adapters_by_row)} roles: this "
+            "model flattens rows there; leave the layer out of lora_target_modules (q_proj,v_proj always work)"
+        )
     outputs = []
     for row, adapter in zip(x.unbind(0), adapters_by_row, strict=True):
         output = layer.base_layer(row)
@@ -276,8 +294,9 @@ def _switch_dropout_off(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):  # attention_dropout, residual_dropout, layerdrop
+                setattr(module, name, 0.0)
 
 
 def _refuse_unsupported_head(model: PreTrainedModel) -> None:
@@ -290,10 +309,38 @@ def _refuse_unsupported_head(model: PreTrainedModel) -> None:
             )
 
 
+def _refuse_unsupported_layers(model: PreTrainedModel) -> None:
+    """Refuse models in which a response would see more than its prompt and itself."""
+    if model.config._attn_implementation != attention.IMPLEMENTATION:
+        raise ValueError(
+            f"{type(model).__name__} does not use transformers' attention interface, which a shared prompt needs: "
+            "choose another model"
+        )
+    layer_types = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    others = sorted(layer_types - {"full_attention", "sliding_attention"})
+    if others or model._is_stateful:
+        raise ValueError(
+            f"{type(model).__name__} mixes tokens by {', '.join(others) or 'a recurrent state'} too: only attention "
+            "can keep the responses to a shared prompt apart; choose another model"
+        )
+
+
+def _refuse_unrouted_layers(model: PreTrainedModel) -> None:
+    for name, module in model.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        if not isinstance(module, lora.Linear) or module is model.get_output_embeddings():
+            raise ValueError(
+                f"an adapter on {name} ({type(module).__name__}) is not supported: lora_target_modules must name "
+                "linear layers inside the model, such as all-linear or q_proj,v_proj"
+            )
+
+
 @contextlib.contextmanager
 def _quiet_injection() -> Iterator[None]:
     with warnings.catch_warnings():
         # several adapters on one model are what this module is for; `all-linear` never takes a tied output head
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2: PEFT corrects it
         yield

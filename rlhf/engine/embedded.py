@@ -121,7 +121,8 @@ def _lock(path: Path) -> Iterator[None]:
         file = path.open("w")
     except OSError as error:
         raise ValueError(
-            f"the cache {path.parent} cannot be written ({error.strerror}); set RLHF_CACHE to a folder that can"
+            f"the cache {path.parent} cannot be written ({error.strerror}); "
+            "set RLHF_CACHE to a folder that can"
         ) from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -218,7 +218,8 @@ class MergedCopy:
                 continue
             base, a, b = layer.base_layer.weight, layer.lora_A[self.adapter].weight, layer.lora_B[self.adapter].weight
             with gathered([base, a, b]):
-                merged = torch.addmm(base.to(a.dtype), b, a, alpha=layer.scaling[self.adapter])
+                added = (b @ a) * layer.scaling[self.adapter]
+                merged = base.to(a.dtype) + (added.T if layer.fan_in_fan_out else added)  # Conv1D keeps W^T
                 self.model.get_submodule(name).weight.copy_(merged)
 
 
@@ -235,8 +236,11 @@ def _plain_copy(backbone: Backbone, adapter: str) -> PreTrainedModel:
         source_name = f"{name}.base_layer" if name in layers else name
         own = name in layers and adapter in layers[name].lora_A
         for key, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            shared = tensors[f"{source_name}.{key}" if source_name else key].detach()
-            tensor = shared.clone() if own and key == "weight" else shared
+            original = tensors[f"{source_name}.{key}" if source_name else key]
+            with gathered([original]):
+                # what ZeRO-3 has partitioned is whole inside this block only
+                keep = hasattr(original, "ds_id") or (own and key == "weight")
+                tensor = original.detach().clone() if keep else original.detach()
             if isinstance(value, nn.Parameter):
                 module.register_parameter(key, nn.Parameter(tensor, requires_grad=False))
             else:

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def seal_checkpoint(folder: Path) -> None:
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": digests}, indent=1))
     _fsync(manifest)
+    for directory in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        _fsync(directory)  # the names of new files are kept there
 
 
 def finish_checkpoint(staged: Path, final: Path) -> None:
@@ -49,7 +52,11 @@ def verify_checkpoint(folder: Path) -> None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise ValueError(f"{folder} is no complete checkpoint: it has no {MANIFEST}; resume from another one")
-    for name, digest in json.loads(manifest.read_text())["files"].items():
+    try:
+        digests = json.loads(manifest.read_text())["files"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{manifest} is damaged: resume from another checkpoint") from error
+    for name, digest in digests.items():
         path = folder / name
         if not path.is_file() or hash_file(path) != digest:
             raise ValueError(f"{path} is missing or damaged: resume from another checkpoint")
@@ -69,9 +76,12 @@ def find_checkpoint(output_dir: Path, requested: str) -> Path:
     for folder in sorted(checkpoints_in(output_dir), key=step_of, reverse=True):
         try:
             verify_checkpoint(folder)
-            return folder
         except ValueError as error:
             problems.append(str(error))
+            continue
+        if problems:
+            print(f"resuming from {folder}: {'; '.join(problems)}", file=sys.stderr)
+        return folder
     reason = "; ".join(problems) or f"no {PREFIX}* folder there"
     raise ValueError(f"{output_dir} holds no intact checkpoint to resume from: {reason}")
 

@@ -108,8 +108,9 @@ def convert(value: Any, hint: Any) -> Any:
         return _member(value, get_args(hint))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _member(value, tuple(member.value for member in hint))
-    if origin is list and isinstance(value, list):
-        return [convert(item, get_args(hint)[0]) for item in value]
+    if origin is list and isinstance(value, list | str):
+        # one value needs no brackets, as on the command line
+        return [convert(item, get_args(hint)[0]) for item in ([value] if isinstance(value, str) else value)]
     if hint is float:
         return _finite_number(value)
     if hint is Path and isinstance(value, str):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison, read_comparisons
@@ -83,7 +83,7 @@ def open_stage(
     data_files: Sequence[str],
     parents: dict[str, Path] | None = None,
 ) -> Stage:
-    """Open the run folder, once everything that can be wrong with the input has been looked at.
+    """Open the run folder, once everything that can be wrong with the input has been looked at, and seed.
 
     Raises:
         ValueError, FileExistsError, FileNotFoundError: the output folder or the checkpoint is not what it must be.
@@ -104,6 +104,8 @@ def open_stage(
             resume=checkpoint is not None,
         )
     PartialState().wait_for_everyone()
+    # adapters are drawn before a trainer exists that would seed; all processes must draw the same
+    set_seed(arguments.seed)
     return Stage(name, source, backbone_hash, chat, run, checkpoint)
 
 

@@ -157,7 +157,7 @@ def test_weights_are_those_of_the_wheel(converted: Path) -> None:
         "output_norm.weight": "model.norm.weight",
     }.items():
         assert torch.equal(weights[name], original(gguf_name).to(torch.bfloat16)), name
-    # GGUF interleaves the two halves that rotary embedding pairs: row 2i + h of a head is row h * 32 + i here.
+    # GGUF interleaves the halves that rotary embedding pairs: its row 2i + h of a head is row 32h + i here.
     query = original("blk.7.attn_q.weight").view(9, 32, 2, 576).transpose(1, 2).reshape(576, 576)
     assert torch.equal(weights["model.layers.7.self_attn.q_proj.weight"], query.to(torch.bfloat16))
     assert "lm_head.weight" not in weights

@@ -22,7 +22,8 @@ ALLOWED = {
     "rlhf.algorithms": (),
     "rlhf.engine": ("rlhf.data",),
     "rlhf.evaluation": ("rlhf.data", "rlhf.engine", "rlhf.algorithms"),
-    "rlhf.training": ("rlhf.data", "rlhf.engine", "rlhf.algorithms"),
+    # One way only: trainers measure with the metrics of evaluation.
+    "rlhf.training": ("rlhf.data", "rlhf.engine", "rlhf.algorithms", "rlhf.evaluation"),
     "reward": ("rlhf.data", "rlhf.engine", "rlhf.algorithms", "rlhf.evaluation", "rlhf.training"),
     "annotation": ("rlhf.data", "rlhf.engine", "rlhf.algorithms", "rlhf.evaluation", "rlhf.training"),
 }
@@ -82,9 +83,11 @@ def test_library_modules_import_no_entry_point(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in LIBRARY if within(name, "rlhf.data")])
 def test_data_needs_the_standard_library_only(name: str) -> None:
+    # Only the chat module applies templates, whose errors are Jinja's.
+    others = {"rlhf", "jinja2"} if name == "rlhf.data.chat" else {"rlhf"}
     for imported in imports(MODULES[name]):
         top = imported.split(".")[0]
-        assert top in sys.stdlib_module_names or top == "rlhf", f"{name} imports {imported}"
+        assert top in sys.stdlib_module_names or top in others, f"{name} imports {imported}"
 
 
 @pytest.mark.parametrize("name", [name for name in LIBRARY if within(name, "rlhf.algorithms")])

@@ -302,7 +302,10 @@ def test_an_args_file_beside_the_script_is_not_read(tmp_path: Path) -> None:
         "@dataclass\nclass Toy:\n    steps: int = 1\nprint(parse(Toy).steps)\n"
     )
     (tmp_path / "run.args").write_text("--steps 9\n")
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert (run.returncode, run.stdout.strip().splitlines()[-1:]) == (0, ["1"]), run.stderr
 
 

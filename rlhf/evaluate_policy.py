@@ -1,0 +1,125 @@
+"""Compare two policies on held-out prompts: `rlhf evaluate --model runs/ppo --opponent runs/sft --prompt_file FILE`.
+
+The judge decides between the n-th response of one and the n-th of the other. What comes out is a win rate with its
+interval, the KL from the backbone, and every judged pair.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # as a script, make the packages importable and keep this folder's names out
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rlhf.data.comparisons import Comparison, Response, read_comparisons, read_prompts, write_comparisons
+from rlhf.engine.generation import Sampling
+from rlhf.engine.policy import Policy
+from rlhf.engine.sources import resolve_model
+from rlhf.evaluation.head_to_head import head_to_head
+from rlhf.evaluation.judges import load_judge
+from rlhf.evaluation.metrics import bootstrap_mean
+from rlhf.training.arguments import DTYPES, ModelArguments, path_field
+from rlhf.training.parser import exit_on_error, parse
+from rlhf.training.run_folder import RunFolder
+from rlhf.training.stage import load_chat
+
+
+@dataclass
+class EvaluateArguments(ModelArguments):
+    """Settings of a comparison between policies."""
+
+    opponent: str | None = path_field("What to compare with: a model, or a file that `rlhf sample` wrote.")
+    prompt_file: list[str] = path_field("Held-out prompts: JSON Lines with a `prompt`.", several=True)
+    judge: str = field(
+        default="annotation.simulated:SimulatedAnnotator",
+        metadata={"help": "Who decides, `module:attribute`; the default is a rule, not a person."},
+    )
+    output_dir: str | None = path_field("Folder for the numbers and the judged pairs.", output=True)
+    samples_per_prompt: int = field(default=1, metadata={"help": "Responses per prompt and policy."})
+    max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."})
+    rollout_batch_rows: int = field(default=64, metadata={"help": "Responses decoded side by side."})
+    seed: int = field(default=1, metadata={"help": "Same seed, same samples."})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Sample, judge, write."""
+    args = parse(EvaluateArguments, argv)
+    with exit_on_error():
+        args.check_model_arguments()
+        for name in ("opponent", "prompt_file", "output_dir"):
+            if not getattr(args, name):
+                raise ValueError(f"{name} is missing: give --{name}")
+        sampling = Sampling(args.samples_per_prompt, args.max_new_tokens, args.temperature, args.seed)
+        judge = load_judge(args.judge)
+        prompts, _ = read_prompts(args.prompt_file)
+        source = resolve_model(args.model)
+        opponent_is_file = Path(args.opponent).is_file()
+        theirs = read_responses(args.opponent, prompts) if opponent_is_file else None
+        opponent_source = None if opponent_is_file else resolve_model(args.opponent)
+        parents = {"policy": str(source.adapter or source.backbone)}
+        if opponent_source is not None:
+            parents["opponent"] = str(opponent_source.adapter or opponent_source.backbone)
+        files = [*args.prompt_file, *([args.opponent] if opponent_is_file else [])]
+        run = RunFolder.open(
+            args.output_dir, stage="evaluate", config=vars(args), parents=parents, data_files=files, resume=False
+        )
+    if theirs is None:
+        theirs = respond(opponent_source, args, prompts, sampling)[0]
+    ours, kl = respond(source, args, prompts, sampling)
+    result = head_to_head(prompts, ours, theirs, judge, args.judge)
+    prompt_ids = [prompt.prompt_id for prompt, responses in zip(prompts, ours, strict=True) for _ in responses]
+    metrics = {
+        "win_rate": result.win_rate.to_dict(),
+        "kl": bootstrap_mean(kl, groups=prompt_ids).to_dict(),
+        "policy": describe(ours),
+        "opponent": describe(theirs),
+        "judge": args.judge,
+    }
+    write_comparisons(run.path / "judged.jsonl", [c for c in result.comparisons if all(r.text.strip() for r in c.responses)])
+    run.finish(metrics)
+    print(f"win rate of {args.model} over {args.opponent}: {result.win_rate}; the pairs are in {run.path}")
+
+
+def respond(
+    source: Any, args: EvaluateArguments, prompts: Sequence[Comparison], sampling: Sampling
+) -> tuple[list[list[Response]], list[float]]:
+    """Responses of a policy, and the KL of each from its backbone in nats."""
+    policy = Policy(source, load_chat(source, args), dtype=DTYPES[args.dtype], max_rows=args.rollout_batch_rows)
+    samples = policy.sample(prompts, sampling)
+    kl = policy.sequence_kl(prompts, samples)
+    return [[policy.record(sample, sampling) for sample in group] for group in samples], kl
+
+
+def read_responses(file: str, prompts: Sequence[Comparison]) -> list[list[Response]]:
+    """Responses to these prompts out of a file of comparisons.
+
+    Raises:
+        ValueError: the file lacks a prompt.
+    """
+    by_prompt = {comparison.prompt_id: list(comparison.responses) for comparison in read_comparisons([file])[0]}
+    missing = [prompt for prompt in prompts if prompt.prompt_id not in by_prompt]
+    if missing:
+        raise ValueError(
+            f"opponent {file} has no responses to {len(missing)} of {len(prompts)} prompts, the first is "
+            f"{missing[0].prompt[-1].content!r}: sample it on the same prompt_file"
+        )
+    return [by_prompt[prompt.prompt_id] for prompt in prompts]
+
+
+def describe(responses: Sequence[Sequence[Response]]) -> dict[str, float]:
+    """Share of responses that ended by themselves, and their mean length in words."""
+    flat = [response for group in responses for response in group]
+    return {
+        "finished": sum(response.finish_reason == "stop" for response in flat) / len(flat),
+        "words": sum(len(response.text.split()) for response in flat) / len(flat),
+        "num_responses": len(flat),
+    }
+
+
+if __name__ == "__main__":
+    main()
