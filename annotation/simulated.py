@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 
 from rlhf.data.comparisons import Comparison, Message, Response
 
-TIE_MARGIN = 0.02
+TIE_MARGIN = 0.05
 FORM_WEIGHTS = {"complete": 0.45, "concise": 0.25, "varied": 0.30}
 FEWEST_WORDS, MOST_WORDS = 8, 45
 COPIED_RUN = 4

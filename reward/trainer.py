@@ -21,11 +21,13 @@ class RewardArguments(StageArguments):
     """Settings of reward training."""
 
     center_coef: float = field(
-        default=0.01, metadata={"help": "Weight of (r_chosen + r_rejected)^2, which keeps scores near 0; 0 to .1."}
+        default=0.01,
+        metadata={"help": "Weight of (r_chosen + r_rejected)^2, which keeps scores near 0; 0 to .1."},
     )
 
     normalise_examples: int = field(
-        default=256, metadata={"help": "Comparisons whose responses define mean 0 and deviation 1 of the scores."}
+        default=256,
+        metadata={"help": "Comparisons whose responses define mean 0 and deviation 1 of the scores."},
     )
 
     def __post_init__(self) -> None:

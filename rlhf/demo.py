@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from annotation.simulated import SimulatedAnnotator
-from rlhf.data.comparisons import read_comparisons, write_comparisons
 from rlhf.demo_report import write_demo_report
+from rlhf.rank import rank_file
 from rlhf.training.parser import exit_on_error, parse
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "demo"
@@ -33,7 +31,9 @@ MAX_NEW_TOKENS = 64
 class DemoArguments:
     """Settings of the demo."""
 
-    runs: str = field(default="", metadata={"help": "Folder of its runs; by default runs/demo beside configs/."})
+    runs: str = field(
+        default="", metadata={"help": "Folder of its runs; by default runs/demo beside configs/."}
+    )
 
 
 @dataclass
@@ -60,11 +60,16 @@ class Stages:
         started = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-m", "rlhf.cli", *command])
         _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)  # collected here, so that Popen does not wait for it
+        process.returncode = os.waitstatus_to_exitcode(
+            status
+        )  # collected here, so that Popen does not wait for it
         self.seconds[name] = time.perf_counter() - started
         self.peak_gb = max(self.peak_gb, usage.ru_maxrss * 1024 / 1e9)
         if process.returncode != 0:
-            print(f"error: stage {name} ended with status {process.returncode}; what it said is above", file=sys.stderr)
+            print(
+                f"error: stage {name} ended with status {process.returncode}; what it said is above",
+                file=sys.stderr,
+            )
             raise SystemExit(process.returncode)
 
 
@@ -89,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stages.run(f"sample_{split}", "sample", *command)
     # 3. candidate responses -> comparisons
     for split in ("train", "heldout"):
-        annotate(folder / f"candidates_{split}.jsonl", folder / f"comparisons_{split}.jsonl")
+        rank_file([str(folder / f"candidates_{split}.jsonl")], folder / f"comparisons_{split}.jsonl")
     train, held_out = str(folder / "comparisons_train.jsonl"), str(folder / "comparisons_heldout.jsonl")
     # 4. comparisons -> reward model
     data = ["--model", sft, "--train_file", train]
@@ -117,17 +122,6 @@ def keep_earlier(folder: Path) -> None:
         folder.rename(aside)
         print(f"the earlier demo is now in {aside}")
     folder.mkdir(parents=True)
-
-
-def annotate(candidates: Path, comparisons: Path) -> None:
-    """Rank the candidates by the simulated annotator's rule."""
-    annotator = SimulatedAnnotator()
-    unranked, _ = read_comparisons([str(candidates)])
-    label = f"{annotator.NAME} (a rule, not a person) ranks"
-    ranked = [annotator.rank(c) for c in tqdm(unranked, desc=label, unit="prompt") if len(c.responses) > 1]
-    write_comparisons(comparisons, ranked)
-    num_pairs = sum(len(comparison.pairs()) for comparison in ranked)
-    print(f"{len(ranked)} prompts ranked, {num_pairs} ordered pairs: {comparisons}", flush=True)
 
 
 def finish(folder: Path, stages: Stages) -> None:

@@ -27,10 +27,14 @@ class SampleArguments(ModelArguments):
     output_file: str | None = path_field("Where the comparisons, not yet ranked, are written.", output=True)
     samples_per_prompt: int = field(default=4, metadata={"help": "Responses per prompt, 2 to 8."})
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."}
+    )
     rollout_batch_rows: int = field(default=64, metadata={"help": "Responses decoded side by side."})
     seed: int = field(default=0, metadata={"help": "Same seed, same samples."})
-    skip_bad_lines: bool = field(default=False, metadata={"help": "Leave bad lines out and report them instead of stopping."})
+    skip_bad_lines: bool = field(
+        default=False, metadata={"help": "Leave bad lines out and report them instead of stopping."}
+    )
 
     def sampling(self) -> Sampling:
         return Sampling(self.samples_per_prompt, self.max_new_tokens, self.temperature, self.seed)
@@ -58,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
     write_comparisons(args.output_file, comparisons)
     left_out = f"; {num_empty} responses without text were left out" if num_empty else ""
-    print(f"{len(comparisons)} prompts with up to {args.samples_per_prompt} responses: {args.output_file}{left_out}")
+    print(
+        f"{len(comparisons)} prompts with up to {args.samples_per_prompt} responses: {args.output_file}{left_out}"
+    )
 
 
 def without_empty(prompts: Sequence[Comparison], sampled: Sequence[Sequence]) -> tuple[list[Comparison], int]:

@@ -37,7 +37,9 @@ from rlhf.training.stage import finish_stage, open_stage, prepare_backbone
 class SFTArguments(StageArguments, SFTConfig):
     """Settings of supervised fine-tuning, on top of `trl.SFTConfig`."""
 
-    remove_unused_columns: bool = field(default=True, metadata={"help": "Leave it: TRL prepares its own batches."})
+    remove_unused_columns: bool = field(
+        default=True, metadata={"help": "Leave it: TRL prepares its own batches."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +53,9 @@ class RunRecorder(TrainerCallback):
     def __init__(self, run: RunFolder | None):
         self.run = run
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         if self.run is not None and logs is not None:
             self.run.log({**logs, "step": state.global_step})
 
@@ -89,7 +93,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         callbacks=[RunRecorder(stage.run)],
     )
     result = trainer.train(resume_from_checkpoint=stage.checkpoint)
-    metrics = {"num_train": len(train), "steps": trainer.state.global_step, "train_loss": result.training_loss}
+    metrics = {
+        "num_train": len(train),
+        "steps": trainer.state.global_step,
+        "train_loss": result.training_loss,
+    }
     if eval_dataset is not None:
         loss = trainer.evaluate()["eval_loss"]
         metrics |= {"eval_loss": loss, "eval_perplexity": math.exp(loss)}
@@ -120,8 +128,13 @@ def tokenise(chat: Chat, demonstrations: Sequence[Demonstration]) -> Dataset:
     """Token ids with a mask of the answer, in the form that `SFTTrainer` takes as it is."""
     rows = []
     for demonstration in demonstrations:
-        prompt, response = chat.encode_prompt(demonstration.prompt), chat.encode_response(demonstration.response)
-        rows.append({"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)})
+        prompt, response = (
+            chat.encode_prompt(demonstration.prompt),
+            chat.encode_response(demonstration.response),
+        )
+        rows.append(
+            {"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)}
+        )
     return Dataset.from_list(rows)
 
 

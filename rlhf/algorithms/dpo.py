@@ -7,7 +7,11 @@ import torch.nn.functional as F
 
 
 def preference_loss(
-    chosen_logratio: torch.Tensor, rejected_logratio: torch.Tensor, *, beta: float, label_smoothing: float = 0.0
+    chosen_logratio: torch.Tensor,
+    rejected_logratio: torch.Tensor,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """The DPO loss per pair, equation 7 of arXiv 2305.18290.
 

@@ -57,7 +57,9 @@ def policy_loss(
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
     with torch.no_grad():
         approx_kl = log_ratio.expm1() - log_ratio
-    return PolicyLoss(torch.maximum(unclipped, clipped), ratio.detach(), approx_kl, clipped.detach() > unclipped.detach())
+    return PolicyLoss(
+        torch.maximum(unclipped, clipped), ratio.detach(), approx_kl, clipped.detach() > unclipped.detach()
+    )
 
 
 def value_loss(

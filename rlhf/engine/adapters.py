@@ -11,6 +11,13 @@ from safetensors.torch import load_file, save_file
 from rlhf.engine.backbone import Backbone, gathered
 
 ADAPTER_FILE = "adapter_model.safetensors"
+# Settings of LoRA under which a layer adds scaling * B A x and nothing else. What changes the forward pass, the
+# backbone's weights or what is trained besides A and B is not in this list.
+ORDINARY_SETTINGS = frozenset(
+    """task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha
+    lora_dropout use_rslora rank_pattern alpha_pattern target_modules exclude_modules layers_to_transform
+    layers_pattern fan_in_fan_out megatron_core runtime_config qalora_group_size""".split()
+)
 
 
 def adapter_tensors(backbone: Backbone, name: str) -> dict[str, torch.Tensor]:
@@ -47,15 +54,33 @@ def add_adapter_from(backbone: Backbone, name: str, folder: Path) -> None:
     """Add an adapter under `name` with the settings and weights of a folder.
 
     Raises:
-        ValueError: the folder holds no LoRA adapter, or one whose layers are not those of this backbone.
+        ValueError: the folder holds no LoRA adapter, one of a variant that does not share a backbone, or one whose
+            layers are not those of this backbone.
     """
     if not (folder / "adapter_config.json").is_file() or not (folder / ADAPTER_FILE).is_file():
         raise ValueError(f"{folder} holds no adapter: adapter_config.json and {ADAPTER_FILE} are expected there")
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{folder} holds a {config.peft_type} adapter: only LoRA shares a backbone with other roles")
+    _refuse_variants(config, folder)
     backbone.add_adapter(name, config)
     load_adapter_weights(backbone, name, folder)
+
+
+def _refuse_variants(config: LoraConfig, folder: Path) -> None:
+    plain = LoraConfig().to_dict()
+    unusual = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in ORDINARY_SETTINGS and value != plain.get(key)
+    }
+    if unusual.get("init_lora_weights") in (False, "gaussian"):  # how A began; others change the backbone
+        del unusual["init_lora_weights"]
+    if unusual:
+        raise ValueError(
+            f"{folder} holds a variant of LoRA with {unusual}: only plain LoRA shares a backbone with other roles; "
+            "merge that adapter into its model and use the merged model"
+        )
 
 
 def load_adapter_weights(backbone: Backbone, name: str, folder: Path) -> None:

@@ -20,6 +20,7 @@ from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
 
 from rlhf.engine import attention
 from rlhf.engine.attention import prefix_layout
@@ -222,10 +223,31 @@ class Backbone(nn.Module):
 
 
 def load_causal_lm(path: str, *, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a causal language model from a local folder of safetensors."""
-    return AutoModelForCausalLM.from_pretrained(
-        str(path), dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
-    )
+    """Load a causal language model from a local folder of safetensors; under ZeRO-3 every process must call it."""
+    with _partitioned_in(dtype):
+        return AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+        )
+
+
+@contextlib.contextmanager
+def _partitioned_in(dtype: torch.dtype) -> Iterator[None]:
+    """Make ZeRO-3, which partitions a model while it is loaded, keep bfloat16 instead of casting to float32.
+
+    DeepSpeed takes the type from its own setting, which must be off for the training: it would cast adapters too.
+    """
+    config = deepspeed_config() if is_deepspeed_zero3_enabled() else None
+    if config is None or dtype == torch.float32:
+        yield
+        return
+    if dtype != torch.bfloat16:
+        raise ValueError(f"dtype is {dtype}: under DeepSpeed ZeRO-3 choose bfloat16 or float32")
+    before = config.get("bf16", {"enabled": False})
+    config["bf16"] = {"enabled": True}
+    try:
+        yield
+    finally:
+        config["bf16"] = before
 
 
 @contextlib.contextmanager
@@ -261,7 +283,7 @@ def _routed_forward(layer: lora.Linear, adapters_by_row: list[str | None], x: to
     if len(x) != len(adapters_by_row):
         raise ValueError(
             f"a layer with an adapter got input of shape {tuple(x.shape)} for {len(adapters_by_row)} roles: this "
-            "model flattens rows there; leave the layer out of lora_target_modules (q_proj,v_proj always work)"
+            "model flattens rows there; choose lora_target_modules without it, such as q_proj,v_proj"
         )
     outputs = []
     for row, adapter in zip(x.unbind(0), adapters_by_row, strict=True):

@@ -26,10 +26,11 @@ class _FrozenHead(torch.autograd.Function):
             rows = slice(start, start + CHUNK_ROWS)
             logits = torch.nn.functional.linear(hidden[rows], weight, bias).to(logprobs.dtype)
             logits /= temperature
-            log_total = logits.logsumexp(dim=-1)
-            logprobs[rows] = logits.gather(-1, target_ids[rows, None]).squeeze(-1) - log_total
-            probabilities = (logits - log_total[:, None]).exp_()
-            entropy[rows] = log_total - (probabilities * logits).sum(dim=-1)
+            # not by way of logsumexp: the difference of two large numbers makes small entropies negative
+            log_probabilities = logits.log_softmax(dim=-1)
+            logprobs[rows] = log_probabilities.gather(-1, target_ids[rows, None]).squeeze(-1)
+            probabilities = log_probabilities.exp()
+            entropy[rows] = -log_probabilities.mul_(probabilities).sum(dim=-1)
             if gradient is not None:
                 expected = probabilities.to(weight.dtype) @ weight
                 gradient[rows] = (weight[target_ids[rows]] - expected) / temperature

@@ -101,15 +101,15 @@ class StageArguments(ModelArguments, TrainingArguments):
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints kept; older ones are deleted."}
     )
-    report_to: str = field(
-        default="none", metadata={"help": "Trackers: none, wandb, tensorboard."}
-    )
+    report_to: str = field(default="none", metadata={"help": "Trackers: none, wandb, tensorboard."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide NaN and infinity in logged losses."}
     )
     bf16: bool = field(default=False, metadata={"help": "Autocast; the backbone's own type is --dtype."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin batches in host memory."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Batches are built from whole examples."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Batches are built from whole examples."}
+    )
     resume_from_checkpoint: str | None = path_field("Checkpoint to go on from: a folder, or `latest`.")
 
     def __post_init__(self) -> None:
@@ -123,4 +123,6 @@ class StageArguments(ModelArguments, TrainingArguments):
         # launched with several processes on CPUs: gloo is the backend they have; on GPUs the default is right
         if self.ddp_backend is None and "RANK" in os.environ and not torch.cuda.is_available():
             self.ddp_backend = "gloo"
+        if not torch.accelerator.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds that too, but warns
         super().__post_init__()

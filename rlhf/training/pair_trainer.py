@@ -31,7 +31,11 @@ class PairTrainer(RoleTrainer, ABC):
         """`[responses]` numbers that should put the chosen response of a pair first."""
 
     def compute_loss(
-        self, model: torch.nn.Module, inputs: PairBatch, return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: torch.nn.Module,
+        inputs: PairBatch,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> torch.Tensor:
         """Mean loss per comparison over the whole optimiser step: all micro-batches of all processes."""
         total = (self.pair_losses(model, inputs) * inputs.weight).sum()

@@ -247,18 +247,22 @@ class PPOTrainer(RoleTrainer):
     # ---- parts of the phases ----------------------------------------------------------------------------
 
     def next_prompts(self) -> list[Comparison]:
-        """This process's share of the next prompts: a new order of all prompts in every pass, by seed."""
-        per_process = self.args.prompts_per_minibatch * self.args.num_mini_batches
-        start = self.prompt_position + self.accelerator.process_index * per_process
-        self.prompt_position += per_process * self.accelerator.num_processes
+        """This process's share of the next prompts: a new order of all prompts in every pass, by seed.
+
+        Every minibatch is shared out among the processes, so that it holds the same prompts for any number of them.
+        """
+        share, num_processes = self.args.prompts_per_minibatch, self.accelerator.num_processes
         chosen = []
-        for position in range(start, start + per_process):
-            epoch, offset = divmod(position, len(self.prompts))
-            order = torch.randperm(
-                len(self.prompts), generator=torch.Generator().manual_seed(self.args.seed + epoch)
-            )
-            chosen.append(self.prompts[int(order[offset])])
+        for minibatch in range(self.args.num_mini_batches):
+            start = self.prompt_position + (minibatch * num_processes + self.accelerator.process_index) * share
+            chosen += [self._prompt_at(position) for position in range(start, start + share)]
+        self.prompt_position += self.args.num_mini_batches * num_processes * share
         return chosen
+
+    def _prompt_at(self, position: int) -> Comparison:
+        epoch, offset = divmod(position, len(self.prompts))
+        generator = torch.Generator().manual_seed(self.args.seed + epoch)
+        return self.prompts[int(torch.randperm(len(self.prompts), generator=generator)[offset])]
 
     def _shaped_scores(self, rollout: list[RolloutBatch]) -> list[torch.Tensor]:
         """Scores as they enter the reward: normalised if asked for, less the penalty where no EOS came."""

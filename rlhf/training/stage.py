@@ -99,7 +99,10 @@ def open_stage(
             arguments.output_dir,
             stage=name,
             config=plain_config(arguments),
-            parents={"backbone": str(source.backbone), **{name: str(path) for name, path in (parents or {}).items()}},
+            parents={
+                "backbone": str(source.backbone),
+                **{name: str(path) for name, path in (parents or {}).items()},
+            },
             data_files=[file for file in data_files if Path(file).exists()],
             resume=checkpoint is not None,
         )
