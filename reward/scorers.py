@@ -33,9 +33,7 @@ def load_scorer(name: str) -> FunctionScorer:
     """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
-        raise ValueError(
-            f"scorer is {name!r}: name a function as module:function, such as my_rewards:brevity"
-        )
+        raise ValueError(f"scorer is {name!r}: name a function as module:function, such as my_rewards:brevity")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except ImportError as error:
@@ -43,7 +41,5 @@ def load_scorer(name: str) -> FunctionScorer:
     except AttributeError as error:
         raise ValueError(f"scorer is {name!r}: {module_name} has no {function_name}") from error
     if not callable(function):
-        raise ValueError(
-            f"scorer is {name!r}: {function_name} is a {type(function).__name__}, not a function"
-        )
+        raise ValueError(f"scorer is {name!r}: {function_name} is a {type(function).__name__}, not a function")
     return FunctionScorer(name, function)

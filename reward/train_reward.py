@@ -24,9 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train = load_comparisons(args.train_file, args, "train_file")
         held_out = load_comparisons(args.eval_file, args, "eval_file") if args.eval_file else []
         source, backbone_hash = prepare_backbone(args)
-        stage = open_stage(
-            "reward", args, source, backbone_hash, data_files=[*args.train_file, *args.eval_file]
-        )
+        stage = open_stage("reward", args, source, backbone_hash, data_files=[*args.train_file, *args.eval_file])
         train_examples = ranked_groups(stage.chat, train)
         eval_examples = ranked_groups(stage.chat, held_out) if held_out else []
     backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype])

@@ -72,7 +72,5 @@ class RewardTrainer(PairTrainer):
     def normalise(self, examples: Sequence[RankedGroup]) -> None:
         """Shift and scale the head so that scores of these examples' responses have mean 0 and deviation 1."""
         scores = torch.cat([scores for _, _, scores in self.scored(examples, "normalise")]).double()
-        head = self.backbone.heads["reward"]
         deviation = scores.std(correction=0).clamp(min=1e-6)
-        head.shift.copy_((head.shift - scores.mean()) / deviation)
-        head.scale.copy_(head.scale / deviation)
+        self.backbone.head("reward").normalise(float(scores.mean()), float(deviation))

@@ -31,9 +31,7 @@ MAX_NEW_TOKENS = 64
 class DemoArguments:
     """Settings of the demo."""
 
-    runs: str = field(
-        default="", metadata={"help": "Folder of its runs; by default runs/demo beside configs/."}
-    )
+    runs: str = field(default="", metadata={"help": "Folder of its runs; by default runs/demo beside configs/."})
 
 
 @dataclass
@@ -60,9 +58,7 @@ class Stages:
         started = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-m", "rlhf.cli", *command])
         _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(
-            status
-        )  # collected here, so that Popen does not wait for it
+        process.returncode = os.waitstatus_to_exitcode(status)  # collected here, so that Popen does not wait for it
         self.seconds[name] = time.perf_counter() - started
         self.peak_gb = max(self.peak_gb, usage.ru_maxrss * 1024 / 1e9)
         if process.returncode != 0:

@@ -29,10 +29,7 @@ Row = dict[str, Any]
 
 def write_demo_report(folder: Path, summary: dict[str, Any]) -> Path:
     """Write `report.html` into the demo's folder from what its stages left there."""
-    judged = {
-        name: read_comparisons([str(folder / f"{name}_vs_sft" / "judged.jsonl")])[0]
-        for name in ("dpo", "ppo")
-    }
+    judged = {name: read_comparisons([str(folder / f"{name}_vs_sft" / "judged.jsonl")])[0] for name in ("dpo", "ppo")}
     minutes = sum(summary["seconds_by_stage"].values()) / 60
     return write_report(
         folder / "report.html",
@@ -157,9 +154,7 @@ def _samples(judged: dict[str, list[Comparison]]) -> list[Sample]:
         seen.add(comparison.prompt_id)
         dpo = dpo_by_prompt[comparison.prompt_id].responses[0]
         responses = {"SFT": comparison.responses[1], "DPO": dpo, "PPO": comparison.responses[0]}
-        totals = {
-            name: annotator.score(comparison.prompt, response).total for name, response in responses.items()
-        }
+        totals = {name: annotator.score(comparison.prompt, response).total for name, response in responses.items()}
         best = max(totals, key=lambda name: totals[name])
         samples.append(
             Sample(

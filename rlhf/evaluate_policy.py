@@ -41,9 +41,7 @@ class EvaluateArguments(ModelArguments):
     output_dir: str | None = path_field("Folder for the numbers and the judged pairs.", output=True)
     samples_per_prompt: int = field(default=1, metadata={"help": "Responses per prompt and policy."})
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
-    temperature: float = field(
-        default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."}
-    )
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."})
     rollout_batch_rows: int = field(default=64, metadata={"help": "Responses decoded side by side."})
     seed: int = field(default=1, metadata={"help": "Same seed, same samples."})
 
@@ -53,9 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(EvaluateArguments, argv)
     with exit_on_error():
         args.check_model_arguments()
-        for name in ("opponent", "prompt_file", "output_dir"):
-            if not getattr(args, name):
-                raise ValueError(f"{name} is missing: give --{name}")
+        if not args.opponent or not args.prompt_file or not args.output_dir:
+            raise ValueError("opponent, prompt_file and output_dir are needed: give all three")
         sampling = Sampling(args.samples_per_prompt, args.max_new_tokens, args.temperature, args.seed)
         judge = load_judge(args.judge)
         prompts, _ = read_prompts(args.prompt_file)
@@ -79,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         theirs = respond(opponent_source, args, prompts, sampling)[0]
     ours, kl = respond(source, args, prompts, sampling)
     result = head_to_head(prompts, ours, theirs, judge, args.judge)
-    prompt_ids = [
-        prompt.prompt_id for prompt, responses in zip(prompts, ours, strict=True) for _ in responses
-    ]
+    prompt_ids = [prompt.prompt_id for prompt, responses in zip(prompts, ours, strict=True) for _ in responses]
     metrics = {
         "win_rate": result.win_rate.to_dict(),
         "kl": bootstrap_mean(kl, groups=prompt_ids).to_dict(),
@@ -100,9 +95,7 @@ def respond(
     source: Any, args: EvaluateArguments, prompts: Sequence[Comparison], sampling: Sampling
 ) -> tuple[list[list[Response]], list[float]]:
     """Responses of a policy, and the KL of each from its backbone in nats."""
-    policy = Policy(
-        source, load_chat(source, args), dtype=DTYPES[args.dtype], max_rows=args.rollout_batch_rows
-    )
+    policy = Policy(source, load_chat(source, args), dtype=DTYPES[args.dtype], max_rows=args.rollout_batch_rows)
     samples = policy.sample(prompts, sampling)
     kl = policy.sequence_kl(prompts, samples)
     return [[policy.record(sample, sampling) for sample in group] for group in samples], kl
@@ -114,9 +107,7 @@ def read_responses(file: str, prompts: Sequence[Comparison]) -> list[list[Respon
     Raises:
         ValueError: the file lacks a prompt.
     """
-    by_prompt = {
-        comparison.prompt_id: list(comparison.responses) for comparison in read_comparisons([file])[0]
-    }
+    by_prompt = {comparison.prompt_id: list(comparison.responses) for comparison in read_comparisons([file])[0]}
     missing = [prompt for prompt in prompts if prompt.prompt_id not in by_prompt]
     if missing:
         raise ValueError(

@@ -18,9 +18,7 @@ from rlhf.training.parser import exit_on_error, parse
 class RankArguments:
     """Settings of ranking."""
 
-    train_file: list[str] = path_field(
-        "Comparisons with responses, as `rlhf sample` writes them.", several=True
-    )
+    train_file: list[str] = path_field("Comparisons with responses, as `rlhf sample` writes them.", several=True)
     output_file: str | None = path_field("Where the ranked comparisons are written.", output=True)
 
 

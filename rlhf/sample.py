@@ -1,4 +1,4 @@
-"""Sample responses to prompts, to be ranked: `rlhf sample --model runs/sft --prompt_file prompts.jsonl --output_file FILE`."""
+"""Sample responses to be ranked: `rlhf sample --model runs/sft --prompt_file FILE --output_file FILE`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ class SampleArguments(ModelArguments):
     output_file: str | None = path_field("Where the comparisons, not yet ranked, are written.", output=True)
     samples_per_prompt: int = field(default=4, metadata={"help": "Responses per prompt, 2 to 8."})
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
-    temperature: float = field(
-        default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."}
-    )
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."})
     rollout_batch_rows: int = field(default=64, metadata={"help": "Responses decoded side by side."})
     seed: int = field(default=0, metadata={"help": "Same seed, same samples."})
     skip_bad_lines: bool = field(
@@ -54,17 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if report.num_bad:
             print(report)
         source = resolve_model(args.model)
-        policy = Policy(
-            source, load_chat(source, args), dtype=DTYPES[args.dtype], max_rows=args.rollout_batch_rows
-        )
+        policy = Policy(source, load_chat(source, args), dtype=DTYPES[args.dtype], max_rows=args.rollout_batch_rows)
     sampled = policy.respond(prompts, sampling)
     comparisons, num_empty = without_empty(prompts, sampled)
     Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
     write_comparisons(args.output_file, comparisons)
     left_out = f"; {num_empty} responses without text were left out" if num_empty else ""
-    print(
-        f"{len(comparisons)} prompts with up to {args.samples_per_prompt} responses: {args.output_file}{left_out}"
-    )
+    print(f"{len(comparisons)} prompts with up to {args.samples_per_prompt} responses: {args.output_file}{left_out}")
 
 
 def without_empty(prompts: Sequence[Comparison], sampled: Sequence[Sequence]) -> tuple[list[Comparison], int]:

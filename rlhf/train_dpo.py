@@ -9,9 +9,9 @@ from pathlib import Path
 if __name__ == "__main__":  # as a script, make the packages importable and keep this folder's names out
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from rlhf.training.dpo_trainer import DPOArguments, DPOTrainer
 from rlhf.engine.backbone import Backbone
 from rlhf.training.arguments import DTYPES
+from rlhf.training.dpo_trainer import DPOArguments, DPOTrainer
 from rlhf.training.examples import ranked_groups
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.stage import finish_stage, load_comparisons, open_stage, prepare_backbone
@@ -29,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_examples = ranked_groups(stage.chat, held_out) if held_out else []
     backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype])
     backbone.add_adapter("policy", args.lora_config())
-    trainer = DPOTrainer(
-        backbone, args, train_dataset=train_examples, run=stage.run, backbone_path=stage.backbone_path
-    )
+    trainer = DPOTrainer(backbone, args, train_dataset=train_examples, run=stage.run, backbone_path=stage.backbone_path)
     trainer.train(resume_from_checkpoint=stage.checkpoint)
     trainer.save_model()
     metrics = {"num_train": len(train_examples), "steps": trainer.state.global_step}

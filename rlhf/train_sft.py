@@ -37,9 +37,7 @@ from rlhf.training.stage import finish_stage, open_stage, prepare_backbone
 class SFTArguments(StageArguments, SFTConfig):
     """Settings of supervised fine-tuning, on top of `trl.SFTConfig`."""
 
-    remove_unused_columns: bool = field(
-        default=True, metadata={"help": "Leave it: TRL prepares its own batches."}
-    )
+    remove_unused_columns: bool = field(default=True, metadata={"help": "Leave it: TRL prepares its own batches."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,9 +51,7 @@ class RunRecorder(TrainerCallback):
     def __init__(self, run: RunFolder | None):
         self.run = run
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if self.run is not None and logs is not None:
             self.run.log({**logs, "step": state.global_step})
 
@@ -132,9 +128,7 @@ def tokenise(chat: Chat, demonstrations: Sequence[Demonstration]) -> Dataset:
             chat.encode_prompt(demonstration.prompt),
             chat.encode_response(demonstration.response),
         )
-        rows.append(
-            {"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)}
-        )
+        rows.append({"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)})
     return Dataset.from_list(rows)
 
 

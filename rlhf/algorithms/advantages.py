@@ -13,9 +13,7 @@ def _this_process_only(total: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def masked_mean(
-    values: torch.Tensor, mask: torch.Tensor, reduce: Reduce = _this_process_only
-) -> torch.Tensor:
+def masked_mean(values: torch.Tensor, mask: torch.Tensor, reduce: Reduce = _this_process_only) -> torch.Tensor:
     """Mean of `values` where `mask` is True.
 
     Args:

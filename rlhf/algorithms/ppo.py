@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 
 
-def token_rewards(
-    scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, *, kl_coef: float
-) -> torch.Tensor:
+def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, *, kl_coef: float) -> torch.Tensor:
     """Per-token reward: minus the weighted KL at every token, plus the score on the last one.
 
         r_t = -kl_coef KL_t + [t = T] score

@@ -79,11 +79,7 @@ class Chat:
         self.max_response_length = max_response_length
         self.truncation = Truncation()
         self.pad_id: int | None = tokenizer.pad_token_id
-        special = {
-            token_id: str(token)
-            for token_id, token in tokenizer.added_tokens_decoder.items()
-            if token.special
-        }
+        special = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special_ids = set(special)
         self._special_text = re.compile("|".join(map(re.escape, filter(None, special.values()))) or "(?!)")
         self._before_response, after_response = self._read_template()
@@ -145,9 +141,7 @@ class Chat:
         ids: list[int] = []
         before = ""
         for piece in re.split(f"({'|'.join(hidden)})", rendered):
-            ids += (
-                self._encode_text(hidden[piece], behind=before) if piece in hidden else self._tokenize(piece)
-            )
+            ids += self._encode_text(hidden[piece], behind=before) if piece in hidden else self._tokenize(piece)
             before = piece
         return ids
 
@@ -230,9 +224,7 @@ class Chat:
         return opened.rpartition(_PROBE_QUESTION)[2], after_response
 
     def _find_end_of_turn(self, after_response: str) -> int:
-        special_ids = [
-            token_id for token_id in self._tokenize(after_response) if token_id in self._special_ids
-        ]
+        special_ids = [token_id for token_id in self._tokenize(after_response) if token_id in self._special_ids]
         if special_ids:
             return special_ids[0]
         if self.tokenizer.eos_token_id is None:

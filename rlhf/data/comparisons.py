@@ -60,9 +60,7 @@ def read_prompts(paths: Paths, *, skip_bad_lines: bool = False) -> tuple[list[Co
     return read_json_lines(paths, _parse_prompt_row, skip_bad_lines=skip_bad_lines)
 
 
-def read_demonstrations(
-    paths: Paths, *, skip_bad_lines: bool = False
-) -> tuple[list[Demonstration], ReadReport]:
+def read_demonstrations(paths: Paths, *, skip_bad_lines: bool = False) -> tuple[list[Demonstration], ReadReport]:
     """Demonstrations from rows with `messages` that end with the assistant, or `prompt` and `completion`.
 
     Only the last assistant message is the response; earlier ones belong to the prompt.
@@ -119,9 +117,7 @@ def _parse_comparison(row: dict[str, Any]) -> Comparison:
 def _parse_preference_row(row: dict[str, Any]) -> Comparison:
     for name in ("chosen", "rejected"):
         if name not in row:
-            raise FieldError(
-                name, "missing", "a row needs prompt, chosen and rejected, or prompt and responses"
-            )
+            raise FieldError(name, "missing", "a row needs prompt, chosen and rejected, or prompt and responses")
     prompt = _parse_prompt(row["prompt"]) if "prompt" in row else _shared_beginning(row)
     responses = tuple(
         Response(text=_parse_answer(name, row[name], prompt), policy=_text_or_none(row, f"{name}_model"))

@@ -30,9 +30,7 @@ class ReadReport:
 
     def __str__(self) -> str:
         summary = f"read {self.num_read} rows from {', '.join(self.files)}"
-        return "\n".join(
-            [f"{summary}, skipped {self.num_bad} bad lines" if self.num_bad else summary, *self.errors]
-        )
+        return "\n".join([f"{summary}, skipped {self.num_bad} bad lines" if self.num_bad else summary, *self.errors])
 
 
 def read_json_lines(
@@ -99,9 +97,7 @@ def _numbered_lines(file: str) -> Iterator[tuple[int, bytes]]:
                     is_empty = False
                     yield number, content
     except OSError as error:
-        raise DataError(
-            f"{file}: cannot be read ({error.strerror}); name a JSON Lines file that exists"
-        ) from None
+        raise DataError(f"{file}: cannot be read ({error.strerror}); name a JSON Lines file that exists") from None
     if is_empty:
         raise DataError(f"{file}: the file holds no rows; write one JSON object per line")
 
@@ -112,15 +108,11 @@ def _parse_object(line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 at byte {error.start} of the line; save the file as UTF-8 text") from None
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"not JSON: {error.msg} at column {error.colno}; write one JSON object per line"
-        ) from None
+        raise DataError(f"not JSON: {error.msg} at column {error.colno}; write one JSON object per line") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"JSON that cannot be read ({error}); simplify the row") from None
     if not isinstance(value, dict):
-        raise DataError(
-            f"a JSON {type(value).__name__} where an object belongs; write one JSON object per line"
-        )
+        raise DataError(f"a JSON {type(value).__name__} where an object belongs; write one JSON object per line")
     return value
 
 

@@ -81,9 +81,7 @@ class Response:
         if self.seed is not None and type(self.seed) is not int:
             raise FieldError("seed", _describe(self.seed), "give a whole number or leave it out")
         if self.finish_reason is not None and self.finish_reason not in FINISH_REASONS:
-            raise FieldError(
-                "finish_reason", _describe(self.finish_reason), "use stop or length, or leave it out"
-            )
+            raise FieldError("finish_reason", _describe(self.finish_reason), "use stop or length, or leave it out")
 
     def to_dict(self) -> dict[str, Any]:
         # Sorted, so that equal responses are written as equal bytes.
@@ -158,12 +156,7 @@ class Comparison:
         """Index pairs (chosen, rejected) for every two responses of which one is ranked strictly better."""
         ranks = self.ranks or ()
         indices = range(len(ranks))
-        return [
-            (chosen, rejected)
-            for chosen in indices
-            for rejected in indices
-            if ranks[chosen] < ranks[rejected]
-        ]
+        return [(chosen, rejected) for chosen in indices for rejected in indices if ranks[chosen] < ranks[rejected]]
 
     def to_dict(self) -> dict[str, Any]:
         """The native row; fields that hold nothing are left out."""
@@ -242,9 +235,7 @@ def check_not_blank(path: str, value: Any) -> None:
     """Raises FieldError unless `value` is text with something in it."""
     _check_text(path, value)
     if not value.strip():
-        raise FieldError(
-            path, "no text" if not value else "only white space", "give the text, or remove the row"
-        )
+        raise FieldError(path, "no text" if not value else "only white space", "give the text, or remove the row")
 
 
 def check_amount(path: str, value: Any) -> None:
@@ -260,9 +251,7 @@ def _checked_prompt(prompt: Any) -> tuple[Message, ...]:
         raise FieldError("prompt", "no messages", "give at least the user's message")
     path = f"prompt[{len(messages) - 1}]"
     if messages[-1].role != "user":
-        raise FieldError(
-            f"{path}.role", f"{messages[-1].role!r} in the last message", "end the prompt with the user"
-        )
+        raise FieldError(f"{path}.role", f"{messages[-1].role!r} in the last message", "end the prompt with the user")
     check_not_blank(f"{path}.content", messages[-1].content)
     return messages
 
@@ -270,9 +259,7 @@ def _checked_prompt(prompt: Any) -> tuple[Message, ...]:
 def _checked_ranks(ranks: Any, num_responses: int) -> tuple[int, ...]:
     checked: tuple[int, ...] = _tuple_of(int, "ranks", ranks)
     if len(checked) != num_responses:
-        raise FieldError(
-            "ranks", f"{len(checked)} ranks for {num_responses} responses", "give one rank per response"
-        )
+        raise FieldError("ranks", f"{len(checked)} ranks for {num_responses} responses", "give one rank per response")
     for index, rank in enumerate(checked):
         if rank < 1:
             raise FieldError(f"ranks[{index}]", _describe(rank), "count from 1 (best)")
@@ -304,9 +291,7 @@ def _check_sampling(sampling: Any) -> None:
     try:
         json.dumps(dict(sampling), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise FieldError(
-            "sampling", str(error), "use JSON values only: strings, finite numbers, lists"
-        ) from None
+        raise FieldError("sampling", str(error), "use JSON values only: strings, finite numbers, lists") from None
 
 
 def _check_object(row: Any, fix: str) -> None:
@@ -317,9 +302,7 @@ def _check_object(row: Any, fix: str) -> None:
 def _check_known(row: Mapping[str, Any], names: set[str]) -> None:
     for name in row:
         if name not in names:
-            raise FieldError(
-                str(name), "no such field", f"remove it, or use one of {', '.join(sorted(names))}"
-            )
+            raise FieldError(str(name), "no such field", f"remove it, or use one of {', '.join(sorted(names))}")
 
 
 def _required(row: Mapping[str, Any], name: str) -> Any:
@@ -338,11 +321,7 @@ def _set(record: Any, name: str, value: Any) -> None:
 
 def _describe(value: Any) -> str:
     shown = repr(value)
-    return (
-        "null"
-        if value is None
-        else f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
-    )
+    return "null" if value is None else f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
 
 
 def _content_hash(prompt: tuple[Message, ...], response_texts: list[str] | None = None) -> str:

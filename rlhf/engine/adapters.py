@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -34,9 +35,7 @@ def head_tensors(backbone: Backbone, name: str) -> dict[str, torch.Tensor]:
         return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in head.state_dict().items()}
 
 
-def write_adapter(
-    folder: Path, tensors: dict[str, torch.Tensor], config: LoraConfig, *, backbone_path: str
-) -> None:
+def write_adapter(folder: Path, tensors: dict[str, torch.Tensor], config: LoraConfig, *, backbone_path: str) -> None:
     """Write an adapter so that `peft.PeftModel.from_pretrained` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     config = LoraConfig(**{**config.to_dict(), "base_model_name_or_path": backbone_path, "inference_mode": True})
@@ -98,7 +97,7 @@ def load_head_weights(backbone: Backbone, name: str, folder: Path, *, saved_as: 
 
 
 @torch.no_grad()
-def _copy_into(targets: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _copy_into(targets: Mapping[str, torch.Tensor], tensors: dict[str, torch.Tensor], path: Path) -> None:
     wrong = sorted(targets.keys() ^ tensors.keys())
     if wrong:
         raise ValueError(

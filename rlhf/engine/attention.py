@@ -37,7 +37,7 @@ class PrefixLayout:
 
 def prefix_layout(batch: PackedBatch) -> PrefixLayout:
     """Build the layout of a batch, once for all layers."""
-    masks = []
+    masks: list[torch.Tensor | None] = []
     for segments in batch.segment_ids.split(batch.group_lengths):
         if int(segments[-1]) == 1:
             masks.append(None)

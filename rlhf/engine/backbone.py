@@ -77,6 +77,9 @@ class ScoreHead(nn.Module):
     The output is `(w . h + b) * scale + shift`; scale and shift are buffers that normalise a trained reward model.
     """
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(self, hidden_size: int, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.linear = nn.Linear(hidden_size, 1, dtype=dtype)
@@ -84,6 +87,12 @@ class ScoreHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
         self.register_buffer("scale", torch.ones((), dtype=dtype))
         self.register_buffer("shift", torch.zeros((), dtype=dtype))
+
+    @torch.no_grad()
+    def normalise(self, mean: float, deviation: float) -> None:
+        """Make outputs whose mean and deviation are these have mean 0 and deviation 1."""
+        self.shift.copy_((self.shift - mean) / deviation)
+        self.scale.copy_(self.scale / deviation)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[n, hidden]` to `[n]`."""
@@ -144,8 +153,15 @@ class Backbone(nn.Module):
     def add_head(self, name: str) -> ScoreHead:
         """Add a head that gives zero until it is trained."""
         hidden_size = self.config.get_text_config().hidden_size
-        self.heads[name] = ScoreHead(hidden_size, _at_least_float32(self.dtype)).to(self.device)
-        return self.heads[name]
+        head = ScoreHead(hidden_size, _at_least_float32(self.dtype)).to(self.device)
+        self.heads[name] = head
+        return head
+
+    def head(self, name: str) -> ScoreHead:
+        """The head of that name."""
+        head = self.heads[name]
+        assert isinstance(head, ScoreHead)
+        return head
 
     def lora_layers(self) -> dict[str, lora.Linear]:
         """The layers that carry adapters, by their name in the language model, in a fixed order."""
@@ -170,9 +186,7 @@ class Backbone(nn.Module):
         for name in heads:
             self.heads[name].linear.requires_grad_(True)
 
-    def forward(
-        self, batch: PackedBatch, roles: Sequence[Role], *, temperature: float = 1.0
-    ) -> dict[str, RoleOutput]:
+    def forward(self, batch: PackedBatch, roles: Sequence[Role], *, temperature: float = 1.0) -> dict[str, RoleOutput]:
         """One pass over a packed row for several roles at once.
 
         The roles stand until the next forward: run backward before the next call, since gradient checkpointing
@@ -271,7 +285,7 @@ def gathered(parameters: Sequence[nn.Parameter], *, write: bool = False) -> Iter
 
 
 def _is_whole(parameter: nn.Parameter) -> bool:
-    return parameter.numel() == parameter.ds_numel
+    return parameter.numel() == getattr(parameter, "ds_numel", None)
 
 
 def _routed_forward(layer: lora.Linear, adapters_by_row: list[str | None], x: torch.Tensor) -> torch.Tensor:

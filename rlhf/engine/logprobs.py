@@ -10,6 +10,8 @@ chunk, and the head costs two matrix products where autograd needs three.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 CHUNK_ROWS = 512
@@ -17,7 +19,14 @@ CHUNK_ROWS = 512
 
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, target_ids, temperature):
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        target_ids: torch.Tensor,
+        temperature: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         num_rows = hidden.shape[0]
         logprobs = hidden.new_empty(num_rows, dtype=_accumulate_dtype(hidden))
         entropy = torch.empty_like(logprobs)
@@ -39,7 +48,7 @@ class _FrozenHead(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx, grad_logprobs, _grad_entropy):
+    def backward(ctx: Any, grad_logprobs: torch.Tensor, _grad_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad_logprobs[:, None].to(gradient.dtype), None, None, None, None
 

@@ -9,7 +9,8 @@ instead of K (P + R).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -88,7 +89,7 @@ class PackedBatch:
         return torch.arange(max(self.response_lengths), device=lengths.device) < lengths[:, None]
 
 
-def _tensor_fields(batch: PackedBatch):
+def _tensor_fields(batch: PackedBatch) -> list[Field[Any]]:
     return [f for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)]
 
 
@@ -123,9 +124,7 @@ def pack(groups: Sequence[Group]) -> PackedBatch:
     )
 
 
-def _append_group(
-    columns: dict[str, list[int]], response_lengths: list[int], group_number: int, group: Group
-) -> None:
+def _append_group(columns: dict[str, list[int]], response_lengths: list[int], group_number: int, group: Group) -> None:
     prompt_length = len(group.prompt_ids)
     if prompt_length == 0 or not group.response_ids or not all(group.response_ids):
         raise ValueError(

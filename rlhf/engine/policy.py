@@ -45,10 +45,7 @@ class Policy:
 
     def respond(self, prompts: Sequence[Comparison], sampling: Sampling) -> list[list[Response]]:
         """Sample responses to each prompt, with a progress bar; a response may be empty."""
-        return [
-            [self.record(sample, sampling) for sample in samples]
-            for samples in self.sample(prompts, sampling)
-        ]
+        return [[self.record(sample, sampling) for sample in samples] for samples in self.sample(prompts, sampling)]
 
     def sample(self, prompts: Sequence[Comparison], sampling: Sampling) -> list[list[Sample]]:
         """Sample token ids for each prompt, with a progress bar."""

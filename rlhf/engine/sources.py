@@ -60,9 +60,7 @@ def _model_folder(name: str) -> Path:
     if not folder.is_dir():
         raise ValueError(f"model {name!r} is a file; {ACCEPTED}")
     if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
-        raise ValueError(
-            f"model {name!r}: {folder} has neither config.json nor adapter_config.json; {ACCEPTED}"
-        )
+        raise ValueError(f"model {name!r}: {folder} has neither config.json nor adapter_config.json; {ACCEPTED}")
     return folder.absolute()
 
 

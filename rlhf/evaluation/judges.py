@@ -81,8 +81,6 @@ def _made(found: Any, name: str) -> Judge:
             )
         found = found()
     if not callable(getattr(found, "compare", None)):
-        raise ValueError(
-            f"judge {name!r} is a {type(found).__name__} without a compare method; try {EXAMPLE}"
-        )
+        raise ValueError(f"judge {name!r} is a {type(found).__name__} without a compare method; try {EXAMPLE}")
     judge: Judge = found
     return judge

@@ -27,9 +27,7 @@ class Estimate:
     def to_dict(self) -> dict[str, float | int | None]:
         """For JSON: nan becomes None."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: None if math.isnan(number) else number for name, number in numbers.items()} | {
-            "n": self.n
-        }
+        return {name: None if math.isnan(number) else number for name, number in numbers.items()} | {"n": self.n}
 
     def __str__(self) -> str:
         if math.isnan(self.low):
@@ -69,13 +67,9 @@ def bootstrap_mean(
         position = int(np.flatnonzero(~np.isfinite(numbers))[0])
         raise ValueError(f"values[{position}] is {numbers[position]}; leave out what could not be measured")
     if groups is not None and len(groups) != numbers.size:
-        raise ValueError(
-            f"groups has {len(groups)} entries for {numbers.size} values; give one group for each value"
-        )
+        raise ValueError(f"groups has {len(groups)} entries for {numbers.size} values; give one group for each value")
     if not 0 < confidence < 1 or num_resamples < 1:
-        raise ValueError(
-            f"confidence is {confidence} and num_resamples {num_resamples}; use e.g. 0.95 and 2000"
-        )
+        raise ValueError(f"confidence is {confidence} and num_resamples {num_resamples}; use e.g. 0.95 and 2000")
     sums, counts = _group_totals(numbers, groups)
     mean = float(numbers.mean())
     if len(sums) == 1:
@@ -93,9 +87,7 @@ def win_rate(outcomes: Sequence[float], groups: Sequence[Hashable] | None = None
     """
     for position, outcome in enumerate(outcomes):
         if not 0 <= outcome <= 1:
-            raise ValueError(
-                f"outcomes[{position}] is {outcome}; use 1 for a win, 0.5 for a tie, 0 for a loss"
-            )
+            raise ValueError(f"outcomes[{position}] is {outcome}; use 1 for a win, 0.5 for a tie, 0 for a loss")
     return bootstrap_mean(outcomes, groups=groups)
 
 
@@ -108,9 +100,7 @@ def pair_accuracy(margins: Sequence[float], groups: Sequence[Hashable] | None = 
     """
     for position, margin in enumerate(margins):
         if math.isnan(margin):
-            raise ValueError(
-                f"margins[{position}] is nan; the scorer gave no number for one response of this pair"
-            )
+            raise ValueError(f"margins[{position}] is nan; the scorer gave no number for one response of this pair")
     return bootstrap_mean([0.5 if margin == 0 else float(margin > 0) for margin in margins], groups=groups)
 
 

@@ -84,9 +84,7 @@ def line_plot(
         return _figure_html(figure, caption)
 
 
-def distribution_plot(
-    groups: Mapping[str, Sequence[float]], *, x_label: str, caption: str, num_bins: int = 20
-) -> str:
+def distribution_plot(groups: Mapping[str, Sequence[float]], *, x_label: str, caption: str, num_bins: int = 20) -> str:
     """Histograms of up to five groups over common bins, e.g. scores before and after training.
 
     Heights are shares of the group, so that groups of different size compare; a triangle marks each mean.

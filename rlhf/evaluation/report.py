@@ -51,9 +51,7 @@ class Sample:
     preferred: str | None = None
 
 
-def write_report(
-    path: str | os.PathLike[str], *, title: str, sections: Sequence[Section], lead: str = ""
-) -> Path:
+def write_report(path: str | os.PathLike[str], *, title: str, sections: Sequence[Section], lead: str = "") -> Path:
     """Writes the page to `path`, atomically, and returns the path. `lead`: a sentence or two below the title.
 
     Raises:
@@ -98,14 +96,10 @@ def figures_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, ca
     """
     for number, row in enumerate(rows):
         if len(row) != len(header):
-            raise ValueError(
-                f"rows[{number}] has {len(row)} cells for {len(header)} columns; give one cell for each"
-            )
+            raise ValueError(f"rows[{number}] has {len(row)} cells for {len(header)} columns; give one cell for each")
     numeric = [rows and all(_is_number(row[column]) for row in rows) for column in range(len(header))]
     kinds = [' class="number"' if is_numeric else "" for is_numeric in numeric]
-    head = "".join(
-        f'<th scope="col"{kind}>{plain(name)}</th>' for name, kind in zip(header, kinds, strict=True)
-    )
+    head = "".join(f'<th scope="col"{kind}>{plain(name)}</th>' for name, kind in zip(header, kinds, strict=True))
     body = []
     for row in rows:
         first, *others = (plain(_cell(value)) for value in row)
@@ -113,8 +107,7 @@ def figures_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, ca
         body.append(f'<tr><th scope="row"{kinds[0]}>{first}</th>{cells}</tr>')
     title = f"<caption>{plain(caption)}</caption>" if caption else ""
     return (
-        f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     )
 
 

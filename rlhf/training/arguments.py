@@ -29,9 +29,7 @@ class ModelArguments:
     model: str = path_field(
         "Model: smollm2-135m, a folder, a run of this framework, or a hub name.", default="smollm2-135m"
     )
-    dtype: str = field(
-        default="bfloat16", metadata={"help": "Type of the frozen backbone: bfloat16 or float32."}
-    )
+    dtype: str = field(default="bfloat16", metadata={"help": "Type of the frozen backbone: bfloat16 or float32."})
     max_prompt_length: int = field(
         default=512, metadata={"help": "Tokens of a prompt; longer ones are cut on the left, and counted."}
     )
@@ -41,14 +39,10 @@ class ModelArguments:
     )
     lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA adapter, usually 8 to 64."})
     lora_alpha: int = field(default=32, metadata={"help": "Its scaling is lora_alpha / lora_r."})
-    lora_dropout: float = field(
-        default=0.0, metadata={"help": "Dropout before the adapter; 0 to .1, always 0 in PPO."}
-    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapter; 0 to .1, always 0 in PPO."})
     lora_target_modules: str = field(
         default="all-linear",
-        metadata={
-            "help": "Layers with an adapter: all-linear, or names joined by commas such as q_proj,v_proj."
-        },
+        metadata={"help": "Layers with an adapter: all-linear, or names joined by commas such as q_proj,v_proj."},
     )
 
     def lora_config(self) -> LoraConfig:
@@ -78,9 +72,7 @@ class ModelArguments:
 class StageArguments(ModelArguments, TrainingArguments):
     """What every stage understands, on top of `transformers.TrainingArguments` with defaults for LoRA runs."""
 
-    train_file: list[str] = path_field(
-        "Training data: JSON Lines files, or a hub data set name.", several=True
-    )
+    train_file: list[str] = path_field("Training data: JSON Lines files, or a hub data set name.", several=True)
     eval_file: list[str] = path_field("Held-out data in the same form; measured at the end.", several=True)
     skip_bad_lines: bool = field(
         default=False, metadata={"help": "Leave bad lines out and report them instead of stopping."}
@@ -89,27 +81,17 @@ class StageArguments(ModelArguments, TrainingArguments):
     learning_rate: float = field(default=1e-4, metadata={"help": "Usually 1e-5 to 3e-4 with LoRA."})
     # a constant rate lets a run be extended by a larger --max_steps without changing what came before
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the learning rate."})
-    per_device_train_batch_size: int = field(
-        default=4, metadata={"help": "Prompts per forward pass and process."}
-    )
-    per_device_eval_batch_size: int = field(
-        default=8, metadata={"help": "Prompts per forward pass in evaluation."}
-    )
+    per_device_train_batch_size: int = field(default=4, metadata={"help": "Prompts per forward pass and process."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Prompts per forward pass in evaluation."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training data."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between logged rows."})
     save_steps: float = field(default=50, metadata={"help": "Steps between checkpoints."})
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "Checkpoints kept; older ones are deleted."}
-    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; older ones are deleted."})
     report_to: str = field(default="none", metadata={"help": "Trackers: none, wandb, tensorboard."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN and infinity in logged losses."}
-    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinity in logged losses."})
     bf16: bool = field(default=False, metadata={"help": "Autocast; the backbone's own type is --dtype."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin batches in host memory."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Batches are built from whole examples."}
-    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Batches are built from whole examples."})
     resume_from_checkpoint: str | None = path_field("Checkpoint to go on from: a folder, or `latest`.")
 
     def __post_init__(self) -> None:
@@ -117,11 +99,9 @@ class StageArguments(ModelArguments, TrainingArguments):
             raise ValueError("output_dir is missing: name the folder of the run with --output_dir")
         self.check_model_arguments()
         if self.bf16 or self.fp16:
-            raise ValueError(
-                "bf16 and fp16 autocast recast the frozen weights at every forward: use --dtype bfloat16"
-            )
+            raise ValueError("bf16 and fp16 autocast recast the frozen weights at every forward: use --dtype bfloat16")
         # launched with several processes on CPUs: gloo is the backend they have; on GPUs the default is right
-        if self.ddp_backend is None and "RANK" in os.environ and not torch.cuda.is_available():
+        if getattr(self, "ddp_backend", None) is None and "RANK" in os.environ and not torch.cuda.is_available():
             self.ddp_backend = "gloo"
         if not torch.accelerator.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds that too, but warns

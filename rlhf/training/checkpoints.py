@@ -88,9 +88,7 @@ def find_checkpoint(output_dir: Path, requested: str) -> Path:
 
 def checkpoints_in(output_dir: Path) -> list[Path]:
     """Folders named like checkpoints, in no order."""
-    return [
-        path for path in output_dir.glob(f"{PREFIX}*") if path.is_dir() and path.name[len(PREFIX) :].isdigit()
-    ]
+    return [path for path in output_dir.glob(f"{PREFIX}*") if path.is_dir() and path.name[len(PREFIX) :].isdigit()]
 
 
 def step_of(folder: Path) -> int:
@@ -108,13 +106,12 @@ def rotate(output_dir: Path, keep: int | None) -> None:
 
 def save_optimizer(folder: Path, optimizer: torch.optim.Optimizer, names: dict[torch.Tensor, str]) -> None:
     """Write an optimiser's state: tensors by parameter name, settings of its groups as JSON."""
-    tensors, plain = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, Any] = {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             target = tensors if isinstance(value, torch.Tensor) else plain
-            target[f"{names[parameter]}::{key}"] = (
-                value.contiguous() if isinstance(value, torch.Tensor) else value
-            )
+            target[f"{names[parameter]}::{key}"] = value.contiguous() if isinstance(value, torch.Tensor) else value
     groups = [
         {**{k: v for k, v in group.items() if k != "params"}, "params": [names[p] for p in group["params"]]}
         for group in optimizer.param_groups
@@ -132,14 +129,10 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, names: dict[t
     saved = json.loads((folder / "optimizer.json").read_text())
     here = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
     if here != [group["params"] for group in saved["groups"]]:
-        raise ValueError(
-            f"{folder}: the optimiser state is of other parameters; resume with the settings of that run"
-        )
+        raise ValueError(f"{folder}: the optimiser state is of other parameters; resume with the settings of that run")
     by_name = {names[p]: p for group in optimizer.param_groups for p in group["params"]}
     for group, settings in zip(optimizer.param_groups, saved["groups"], strict=True):
-        group.update(
-            {key: _as_saved(group.get(key), value) for key, value in settings.items() if key != "params"}
-        )
+        group.update({key: _as_saved(group.get(key), value) for key, value in settings.items() if key != "params"})
     optimizer.state.clear()
     for key, value in {**saved["state"], **load_file(folder / "optimizer.safetensors")}.items():
         name, _, field = key.rpartition("::")
@@ -156,7 +149,8 @@ def _as_saved(current: Any, value: Any) -> Any:
 def save_random_states(folder: Path, process_index: int) -> None:
     """Write the states of Python's, NumPy's and torch's generators of this process."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
     plain = {
         "python": [version, list(words), gauss],
         "numpy": [name, keys.tolist(), position, has_gauss, cached],

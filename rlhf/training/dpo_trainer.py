@@ -19,9 +19,7 @@ from rlhf.training.trainer import SavedRole
 class DPOArguments(StageArguments):
     """Settings of DPO."""
 
-    beta: float = field(
-        default=0.1, metadata={"help": "Strength of the tie to the reference, usually .05 to .5."}
-    )
+    beta: float = field(default=0.1, metadata={"help": "Strength of the tie to the reference, usually .05 to .5."})
     label_smoothing: float = field(
         default=0.0, metadata={"help": "Share of pairs taken to be labelled the wrong way round; 0 to .3."}
     )
@@ -57,9 +55,7 @@ class DPOTrainer(PairTrainer):
             reward__margin=margin,
             reward__accuracy=(margin > 0).float(),
         )
-        return preference_loss(
-            chosen, rejected, beta=self.args.beta, label_smoothing=self.args.label_smoothing
-        )
+        return preference_loss(chosen, rejected, beta=self.args.beta, label_smoothing=self.args.label_smoothing)
 
     def response_scores(self, batch: PairBatch) -> torch.Tensor:
         """`[responses]` log(policy / reference), summed over tokens: DPO's implicit reward over beta."""

@@ -30,9 +30,7 @@ def read_hub_comparisons(name: str) -> list[Comparison]:
         rows = load_dataset(dataset, split=split or "train")
     except Exception as error:  # the library raises many kinds, offline, missing and gated among them
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"data set {name!r} is no local file and could not be had from the hub ({reason})"
-        ) from error
+        raise ValueError(f"data set {name!r} is no local file and could not be had from the hub ({reason})") from error
     with tempfile.TemporaryDirectory() as folder:
         # through a file, so that a bad row is reported by number like any other
         path = Path(folder) / f"{dataset.replace('/', '--')}.jsonl"

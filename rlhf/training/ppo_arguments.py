@@ -13,14 +13,10 @@ class PPOArguments(StageArguments):
 
     prompt_file: list[str] = path_field("Prompts to sample from: JSON Lines with a `prompt`.", several=True)
     reward_model: str | None = path_field("Run folder of the reward model; or use --scorer.")
-    scorer: str | None = field(
-        default=None, metadata={"help": "A Python function `module:function` as the scorer."}
-    )
+    scorer: str | None = field(default=None, metadata={"help": "A Python function `module:function` as the scorer."})
     value_model: str = field(
         default="adapter",
-        metadata={
-            "help": "`adapter`: its own, started from the reward adapter; `shared`: a head on the policy."
-        },
+        metadata={"help": "`adapter`: its own, started from the reward adapter; `shared`: a head on the policy."},
     )
     samples_per_prompt: int = field(default=1, metadata={"help": "Responses per prompt, 1 to 8."})
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
@@ -43,30 +39,18 @@ class PPOArguments(StageArguments):
         default=None,
         metadata={"help": "Sequence KL in nats to hold by adapting kl_coef; unset keeps kl_coef fixed."},
     )
-    kl_horizon: int = field(
-        default=10000, metadata={"help": "Samples over which kl_coef may change by a fifth."}
-    )
-    missing_eos_penalty: float = field(
-        default=1.0, metadata={"help": "Taken off the score of a response cut off."}
-    )
-    normalize_scores: bool = field(
-        default=False, metadata={"help": "Centre and scale scores by running moments."}
-    )
-    whiten_rewards: bool = field(
-        default=False, metadata={"help": "Scale rewards to variance 1, their mean kept."}
-    )
-    sample_rows: int = field(
-        default=4, metadata={"help": "Samples written to samples.jsonl at every logged step."}
-    )
+    kl_horizon: int = field(default=10000, metadata={"help": "Samples over which kl_coef may change by a fifth."})
+    missing_eos_penalty: float = field(default=1.0, metadata={"help": "Taken off the score of a response cut off."})
+    normalize_scores: bool = field(default=False, metadata={"help": "Centre and scale scores by running moments."})
+    whiten_rewards: bool = field(default=False, metadata={"help": "Scale rewards to variance 1, their mean kept."})
+    sample_rows: int = field(default=4, metadata={"help": "Samples written to samples.jsonl at every logged step."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.value_model not in ("adapter", "shared"):
             raise ValueError(f"value_model is {self.value_model!r}: choose adapter or shared")
         if self.lora_dropout:
-            raise ValueError(
-                f"lora_dropout is {self.lora_dropout}: PPO needs 0, or the ratio does not start at 1"
-            )
+            raise ValueError(f"lora_dropout is {self.lora_dropout}: PPO needs 0, or the ratio does not start at 1")
         for name in (
             "samples_per_prompt",
             "max_new_tokens",

@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from rlhf.training.moments import RunningMoments
 from rlhf.training.ppo_arguments import PPOArguments
 from rlhf.training.rollout import ResponseScorer, RolloutBatch, SampledGroup, pack_rollout
 from rlhf.training.rollout_metrics import correlation, distinct_bigrams, sample_rows
+from rlhf.training.run_folder import SAMPLES
 from rlhf.training.trainer import RoleTrainer, SavedRole
 
 
@@ -141,17 +141,17 @@ class PPOTrainer(RoleTrainer):
             batch.old_logprobs, batch.entropy = outputs["policy"].logprobs, outputs["policy"].entropy
             batch.ref_logprobs = outputs["reference"].logprobs
             batch.old_values = outputs[self.training_roles[-1].name].values
-            batch.scores = self._score(batch) if self.scorer else outputs["reward"].scores
+            batch.scores = self._score(batch, self.scorer) if self.scorer else outputs["reward"].scores
 
-    def _score(self, batch: RolloutBatch) -> torch.Tensor:
+    def _score(self, batch: RolloutBatch, scorer: ResponseScorer) -> torch.Tensor:
         scores = torch.tensor(
-            self.scorer.score(batch.prompt_of_response, batch.texts),
+            scorer.score(batch.prompt_of_response, batch.texts),
             dtype=torch.float32,
             device=self.args.device,
         )
         if scores.shape != (batch.packed.num_responses,) or not scores.isfinite().all():
             raise ValueError(
-                f"scorer {self.scorer.name} gave {scores.tolist()} for {batch.packed.num_responses} responses: "
+                f"scorer {scorer.name} gave {scores.tolist()} for {batch.packed.num_responses} responses: "
                 "it must give one finite number for each"
             )
         return scores
@@ -174,7 +174,7 @@ class PPOTrainer(RoleTrainer):
         ]
         self.record(objective__reward=torch.cat(rewards))
         if args.whiten_rewards:
-            rewards = self._whiten(rewards, shift_mean=False)
+            rewards = list(self._whiten(rewards, shift_mean=False))
         advantages = []
         for batch, reward in zip(rollout, rewards, strict=True):
             packed = batch.packed
@@ -199,9 +199,7 @@ class PPOTrainer(RoleTrainer):
             for position, index in enumerate(torch.randperm(len(minibatches), generator=shuffle).tolist()):
                 self._optimizer_step(model, minibatches[index], is_first=epoch == position == 0)
 
-    def _optimizer_step(
-        self, model: torch.nn.Module, minibatch: list[RolloutBatch], *, is_first: bool
-    ) -> None:
+    def _optimizer_step(self, model: torch.nn.Module, minibatch: list[RolloutBatch], *, is_first: bool) -> None:
         model.train()
         num_tokens = self._sum_over_processes(sum(len(batch.packed.target_ids) for batch in minibatch))
         for position, batch in enumerate(minibatch):
@@ -212,9 +210,7 @@ class PPOTrainer(RoleTrainer):
                 total = self._loss_sum(model, batch, is_first=is_first)
                 # processes average their gradients, so each multiplies its share of the sum by their number
                 loss = total * self.accelerator.num_processes / num_tokens
-                self.accelerator.backward(
-                    loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {})
-                )
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
         grad_norm = self._clip_grad_norm(model) if self.args.max_grad_norm > 0 else None
         self.optimizer.step()
         if grad_norm is not None:
@@ -239,9 +235,7 @@ class PPOTrainer(RoleTrainer):
             policy__ratio=policy.ratio,
         )
         if is_first:
-            self.record(
-                policy__first_ratio_error=(policy.ratio - 1).abs(), policy__first_approx_kl=policy.approx_kl
-            )
+            self.record(policy__first_ratio_error=(policy.ratio - 1).abs(), policy__first_approx_kl=policy.approx_kl)
         return (policy.loss + args.value_coef * value).sum()
 
     # ---- parts of the phases ----------------------------------------------------------------------------
@@ -279,9 +273,7 @@ class PPOTrainer(RoleTrainer):
 
     def _whiten(self, parts: list[torch.Tensor], *, shift_mean: bool = True) -> tuple[torch.Tensor, ...]:
         flat = torch.cat(parts)
-        whitened = whiten(
-            flat, torch.ones_like(flat, dtype=torch.bool), shift_mean=shift_mean, reduce=self._reduce
-        )
+        whitened = whiten(flat, torch.ones_like(flat, dtype=torch.bool), shift_mean=shift_mean, reduce=self._reduce)
         return whitened.split([len(part) for part in parts])
 
     def _reduce(self, total: torch.Tensor) -> torch.Tensor:
@@ -371,16 +363,12 @@ class PPOTrainer(RoleTrainer):
             objective__entropy=cat["entropy"],
             objective__eos_rate=cat["finished"].float(),
             objective__response_length=lengths,
-            objective__distinct_2=torch.tensor(
-                [distinct_bigrams(text) for batch in rollout for text in batch.texts]
-            ),
+            objective__distinct_2=torch.tensor([distinct_bigrams(text) for batch in rollout for text in batch.texts]),
             reward__length_correlation=torch.tensor(correlation(lengths, cat["scores"].cpu())),
             value__explained_variance=1 - unexplained / spread.clamp(min=1e-12),
             policy__sampler_gap=(cat["old_logprobs"].exp() - cat["sampler_logprobs"].exp()).abs(),
         )
-        total, count = self._reduce(
-            torch.stack([sequence_kl.sum(), sequence_kl.new_tensor(len(sequence_kl))])
-        )
+        total, count = self._reduce(torch.stack([sequence_kl.sum(), sequence_kl.new_tensor(len(sequence_kl))]))
         return float(total / count)
 
     def last_objectives(self) -> dict[str, float]:
@@ -394,7 +382,7 @@ class PPOTrainer(RoleTrainer):
         if self.run is None or not self.args.sample_rows:
             return
         rows = itertools.chain.from_iterable(sample_rows(batch, self.state.global_step) for batch in rollout)
-        with open(Path(self.args.output_dir) / "samples.jsonl", "a", encoding="utf-8") as file:
+        with open(self.run.path / SAMPLES, "a", encoding="utf-8") as file:
             for row in itertools.islice(rows, self.args.sample_rows):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,9 @@ from rlhf.training.rollout import RolloutBatch
 
 
 def distinct_bigrams(text: str) -> float:
-    """Share of different word pairs among all word pairs (distinct-2, Li et al., arXiv 1510.03055); 1 if there is none."""
+    """Share of different word pairs among all (distinct-2, Li et al., arXiv 1510.03055); 1 if there is none."""
     words = text.split()
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(itertools.pairwise(words))
     return len(set(pairs)) / len(pairs) if pairs else 1.0
 
 
@@ -27,9 +28,7 @@ def correlation(x: torch.Tensor, y: torch.Tensor) -> float:
 def sample_rows(batch: RolloutBatch, step: int) -> Iterator[dict[str, Any]]:
     """One row per response: prompt, response, score, KL in nats."""
     kl = batch.packed.sum_by_response(batch.old_logprobs - batch.ref_logprobs).tolist()
-    rows = zip(
-        batch.prompt_of_response, batch.texts, batch.scores.tolist(), kl, batch.finished.tolist(), strict=True
-    )
+    rows = zip(batch.prompt_of_response, batch.texts, batch.scores.tolist(), kl, batch.finished.tolist(), strict=True)
     for prompt, text, score, sequence_kl, finished in rows:
         yield {
             "step": step,

@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 LOG = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
 METRICS = "metrics.json"
 
 PACKAGES = (
@@ -84,9 +85,7 @@ class RunFolder:
             "packages": _package_versions(),
             "python": platform.python_version(),
             "data": {str(file): hash_file(file) for file in data_files},
-            "parents": {
-                name: {"path": str(parent), "sha256": hash_model(parent)} for name, parent in parents.items()
-            },
+            "parents": {name: {"path": str(parent), "sha256": hash_model(parent)} for name, parent in parents.items()},
         }
         if resume:
             manifest["created"] = folder._resumed(manifest)["created"]
@@ -105,11 +104,10 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drop the logged rows after `step`, and a last line cut short by a crash, before a resumed run."""
-        log = self.path / LOG
-        if not log.exists():
-            return
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        _write_atomically(log, "".join(f"{line}\n" for line in lines if _is_up_to(line, step)))
+        for log in (self.path / LOG, self.path / SAMPLES):
+            if log.exists():
+                lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+                _write_atomically(log, "".join(f"{line}\n" for line in lines if _is_up_to(line, step)))
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the final `metrics.json` and mark the run as finished."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerControl
 
 from rlhf.engine.adapters import (
     adapter_tensors,
@@ -56,6 +56,7 @@ class RoleTrainer(Trainer):
     """
 
     args: StageArguments
+    control: TrainerControl
 
     def __init__(
         self,
@@ -84,10 +85,8 @@ class RoleTrainer(Trainer):
     def record(self, **values: torch.Tensor) -> None:
         """Add values to the next logged row, where each name shows its mean; they stay on the device until then."""
         for name, value in values.items():
-            value = value.detach().double()
-            total = torch.stack(
-                [value.sum(), torch.tensor(float(value.numel()), device=value.device).double()]
-            )
+            value = value.detach().to(self.args.device, torch.float64)
+            total = torch.stack([value.sum(), value.new_tensor(value.numel())])
             self._recorded.setdefault(name.replace("__", "/"), []).append(total)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -164,15 +163,13 @@ class RoleTrainer(Trainer):
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
-    ):
+    ) -> tuple[torch.nn.Module, Any]:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
         return prepared
 
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
-    ) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         for role in self.saved_roles:
             folder = Path(resume_from_checkpoint) / role.subfolder
             if role.adapter is not None:
@@ -184,14 +181,10 @@ class RoleTrainer(Trainer):
         if self.is_deepspeed_enabled:
             loaded, _ = self.model_wrapped.load_checkpoint(str(folder), load_module_strict=False)
             if loaded is None:
-                raise ValueError(
-                    f"{folder} holds no DeepSpeed state: it was saved without DeepSpeed; resume it so"
-                )
+                raise ValueError(f"{folder} holds no DeepSpeed state: it was saved without DeepSpeed; resume it so")
         else:
             if not (folder / "optimizer.json").is_file():
-                raise ValueError(
-                    f"{folder} holds no optimiser state: it was saved under DeepSpeed; resume it so"
-                )
+                raise ValueError(f"{folder} holds no optimiser state: it was saved under DeepSpeed; resume it so")
             checkpoints.load_optimizer(folder, self.optimizer, self._parameter_names())
         self.lr_scheduler.load_state_dict(json.loads((folder / SCHEDULE_FILE).read_text()))
         self.load_stage_state(json.loads((folder / STAGE_STATE_FILE).read_text()))

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-# Dies by SIGKILL once step 4 is logged: checkpoint 3 is complete, and the log is a step ahead of it.
-KILLED_AFTER_STEP_4 = """
+# Dies by SIGKILL once step 5 is logged: checkpoint 3 is complete, and the log is two steps ahead of it.
+KILLED_AFTER_STEP_5 = """
 import importlib, os, signal, sys
 from rlhf.training.run_folder import RunFolder
 
 def log_and_die(folder, row, log=RunFolder.log):
     log(folder, row)
-    if row["step"] == 4:
+    if row["step"] == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
 RunFolder.log = log_and_die
@@ -32,13 +32,13 @@ PICKLE_NAMES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, settings, reward_run, run_stage, environment) -> dict[str, tuple[Path, Path]]:
-    """For each stage an uninterrupted run of six steps, and one that was killed after four."""
+    """For each stage an uninterrupted run of six steps, and one that was killed after five."""
     folder = tmp_path_factory.mktemp("runs")
     arguments, killed = {}, {}
     for stage in STAGES:
         changes = {"reward_model": reward_run} if stage == "ppo" else {"lora_dropout": 0.1}
         arguments[stage] = settings(stage, max_steps=6, save_steps=3, **changes)
-        command = [sys.executable, "-c", KILLED_AFTER_STEP_4, MODULES[stage], *arguments[stage]]
+        command = [sys.executable, "-c", KILLED_AFTER_STEP_5, MODULES[stage], *arguments[stage]]
         killed[stage] = subprocess.Popen(
             [*command, "--output_dir", str(folder / f"{stage}-killed")],
             env=environment,
@@ -56,7 +56,7 @@ def runs(tmp_path_factory, settings, reward_run, run_stage, environment) -> dict
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_resumes_bit_by_bit(stage, runs, settings, reward_run, run_stage, logged) -> None:
     whole, killed = runs[stage]
-    assert [row["step"] for row in logged(killed)] == [1, 2, 3, 4]
+    assert [row["step"] for row in logged(killed)] == [1, 2, 3, 4, 5]
     assert not (killed / "metrics.json").exists()
     changes = {"reward_model": reward_run} if stage == "ppo" else {"lora_dropout": 0.1}
     arguments = settings(stage, max_steps=6, save_steps=3, **changes)
@@ -68,13 +68,9 @@ def test_a_killed_run_resumes_bit_by_bit(stage, runs, settings, reward_run, run_
     assert Path("adapter_model.safetensors") in names
     for name in names:
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    if stage == "ppo":
+        assert (killed / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
     assert json.loads((killed / "manifest.json").read_text())["status"] == "finished"
-
-
-def test_the_run_log_of_samples_is_rewound_with_the_metrics(runs, settings, reward_run) -> None:
-    whole, killed = runs["ppo"]
-    steps = [json.loads(line)["step"] for line in (killed / "samples.jsonl").read_text().splitlines()]
-    assert steps == [json.loads(line)["step"] for line in (whole / "samples.jsonl").read_text().splitlines()]
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
@@ -111,7 +107,13 @@ def test_supervised_fine_tuning_resumes(tmp_path, settings, run_stage, logged) -
     run_stage("sft", [*arguments, "--output_dir", str(whole)])
     run_stage("sft", [*settings("sft", max_steps=2, save_steps=2), "--output_dir", str(resumed)])
     run_stage("sft", [*arguments, "--output_dir", str(resumed), "--resume_from_checkpoint", "latest"])
-    assert logged(resumed) == logged(whole)
+    rows = [
+        # TRL's own counter of tokens starts anew
+        [{key: value for key, value in row.items() if key != "num_tokens"} for row in logged(run)]
+        for run in (whole, resumed)
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 4
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 

@@ -48,7 +48,9 @@ def examples(margins: list[float]) -> list[RankedGroup]:
     """Alternately with the chosen response first and with the rejected one first."""
     ranked = []
     for number, (prompt, chosen, rejected) in enumerate(zip(PROMPTS, CHOSEN, REJECTED, strict=True)):
-        group, pair = (Group(prompt, [chosen, rejected]), (0, 1)) if number % 2 else (Group(prompt, [rejected, chosen]), (1, 0))
+        group, pair = (
+            (Group(prompt, [chosen, rejected]), (0, 1)) if number % 2 else (Group(prompt, [rejected, chosen]), (1, 0))
+        )
         ranked.append(RankedGroup(group, [pair], margins[number], 1.0, str(number)))
     return ranked
 
@@ -163,9 +165,7 @@ def trl_reward(backbone, tiny_model, tmp_path, center: float | None) -> trl.Rewa
 
 @pytest.mark.parametrize("center", [0.0, 0.01])
 @pytest.mark.parametrize("margins", [[0.0, 0.0, 0.0], MARGINS], ids=["no-margin", "margin"])
-def test_bradley_terry_loss_and_head_gradient_are_those_of_trl(
-    backbone, tiny_model, tmp_path, margins, center
-) -> None:
+def test_bradley_terry_loss_and_head_gradient_are_those_of_trl(backbone, tiny_model, tmp_path, margins, center) -> None:
     theirs = trl_reward(backbone, tiny_model, tmp_path, center or None)
     arguments = RewardArguments(output_dir=str(tmp_path / "ours"), center_coef=center, dtype="float32", **COMMON)
     ours = RewardTrainer(backbone, arguments, backbone_path="tiny", train_dataset=examples(margins))

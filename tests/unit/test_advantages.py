@@ -68,9 +68,7 @@ def test_lambda_0_gives_the_error_of_one_step() -> None:
     rewards, values, mask = random_rows([3], 1)
     advantages, _ = gae(rewards, values, mask, gamma=0.9, gae_lambda=0.0)
     r, v = rewards[0].tolist(), values[0].tolist()
-    assert advantages[0].tolist() == pytest.approx(
-        [r[0] + 0.9 * v[1] - v[0], r[1] + 0.9 * v[2] - v[1], r[2] - v[2]]
-    )
+    assert advantages[0].tolist() == pytest.approx([r[0] + 0.9 * v[1] - v[0], r[1] + 0.9 * v[2] - v[1], r[2] - v[2]])
 
 
 def test_a_value_that_is_right_leaves_no_advantage() -> None:
@@ -90,7 +88,11 @@ def test_nothing_leaks_past_the_end_of_a_response(lengths, seed) -> None:
     dirty = gae(rewards + 1e6 * ~mask, values - 1e6 * ~mask, mask, gamma=1.0, gae_lambda=0.95)
     wider = torch.nn.functional.pad
     padded = gae(
-        wider(rewards, (0, 3), value=7.0), wider(values, (0, 3), value=9.0), wider(mask, (0, 3)), gamma=1.0, gae_lambda=0.95
+        wider(rewards, (0, 3), value=7.0),
+        wider(values, (0, 3), value=9.0),
+        wider(mask, (0, 3)),
+        gamma=1.0,
+        gae_lambda=0.95,
     )
     for one, two, three in zip(clean, dirty, padded, strict=True):
         assert one.equal(two)
@@ -134,9 +136,7 @@ def test_whitening_centres_by_default() -> None:
 @settings(deadline=None, max_examples=20)
 @given(scale=st.sampled_from([0.1, 3.0, 1000.0]), shift=st.sampled_from([0.0, -5.0]))
 def test_the_scale_of_rewards_does_not_matter_once_whitened(scale, shift) -> None:
-    torch.testing.assert_close(
-        whiten(TABLE * scale + shift, EVERYWHERE), whiten(TABLE, EVERYWHERE), rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(whiten(TABLE * scale + shift, EVERYWHERE), whiten(TABLE, EVERYWHERE), rtol=0, atol=1e-4)
 
 
 def test_values_that_do_not_vary_become_zero_not_nan() -> None:

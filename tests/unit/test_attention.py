@@ -49,9 +49,7 @@ def read_alone(model, groups, response_logprobs) -> torch.Tensor:
 
 @pytest.mark.parametrize("equal", [True, False])
 @pytest.mark.parametrize("num_responses", [1, 2, 3, 4])
-def test_packed_logprobs_equal_those_of_separate_sequences(
-    tiny_model, response_logprobs, num_responses, equal
-) -> None:
+def test_packed_logprobs_equal_those_of_separate_sequences(tiny_model, response_logprobs, num_responses, equal) -> None:
     groups = groups_with(num_responses, equal=equal)
     packed = Backbone(tiny_model())(pack(groups), [REFERENCE])["reference"].logprobs
     torch.testing.assert_close(packed, read_alone(tiny_model(), groups, response_logprobs), rtol=0, atol=1e-5)
@@ -73,9 +71,7 @@ def test_packed_hidden_states_equal_those_of_separate_sequences(tiny_model) -> N
             torch.testing.assert_close(seen[0][0, end - len(response) : end], alone, rtol=0, atol=3e-5)
 
 
-@pytest.mark.parametrize(
-    "dtype, atol", [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["float64", "float32"]
-)
+@pytest.mark.parametrize("dtype, atol", [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["float64", "float32"])
 def test_adapter_gradients_equal_those_of_separate_sequences(
     tiny_model, response_logprobs, fill_adapter, float64_norms, dtype, atol
 ) -> None:
@@ -129,9 +125,7 @@ def test_order_of_groups_and_of_responses_only_reorders_logprobs(tiny_model) -> 
     backbone = Backbone(tiny_model())
     forwards = pack(MIXED)
     mirrored = pack([Group(g.prompt_ids, g.response_ids[::-1]) for g in MIXED[::-1]])
-    one, other = (
-        batch.to_rows(backbone(batch, [REFERENCE])["reference"].logprobs) for batch in (forwards, mirrored)
-    )
+    one, other = (batch.to_rows(backbone(batch, [REFERENCE])["reference"].logprobs) for batch in (forwards, mirrored))
     torch.testing.assert_close(one, other.flip(0), rtol=0, atol=1e-5)
 
 
@@ -200,13 +194,13 @@ def test_other_architectures_read_a_shared_prompt_too_and_without_dropout(
         pytest.param(CohereConfig, {}, "logit_scale=0.0625", id="cohere"),
         pytest.param(GraniteConfig, {"logits_scaling": 4.0}, "logits_scaling=4.0", id="granite"),
         pytest.param(Lfm2Config, {"layer_types": ["conv", "full_attention"]}, "mixes tokens by conv", id="lfm2"),
-        pytest.param(Qwen3NextConfig, {"num_experts": 2, "num_experts_per_tok": 1}, "linear_attention", id="qwen3-next"),
+        pytest.param(
+            Qwen3NextConfig, {"num_experts": 2, "num_experts_per_tok": 1}, "linear_attention", id="qwen3-next"
+        ),
         pytest.param(StableLmConfig, {}, "does not hand keywords on", id="stablelm"),
     ],
 )
-def test_models_whose_responses_would_be_read_wrongly_are_refused(
-    tiny_model, config_class, settings, message
-) -> None:
+def test_models_whose_responses_would_be_read_wrongly_are_refused(tiny_model, config_class, settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         Backbone(tiny_model(config_class, attention="eager", **settings))(pack(MIXED), [REFERENCE])
 

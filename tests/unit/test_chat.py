@@ -88,9 +88,7 @@ def header_tokenizer() -> Any:
 def bracket_tokenizer() -> Any:
     """As SentencePiece: a word mark before the first character of a string; no generation prompt needed."""
     letters = ["<unk>", "<s>", "</s>", "▁", *map(chr, range(33, 127))]
-    backend = Tokenizer(
-        models.BPE({letter: index for index, letter in enumerate(letters)}, [], unk_token="<unk>")
-    )
+    backend = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, [], unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     backend.decoder = decoders.Metaspace(prepend_scheme="first")
     return PreTrainedTokenizerFast(
@@ -129,13 +127,9 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def test_prompt_is_what_apply_chat_template_gives(tokenizer: Any) -> None:
-    prompts = (
-        [QUESTION, TALK[1:]] if tokenizer.chat_template == BRACKET_TEMPLATE else [QUESTION, TALK, TALK[1:]]
-    )
+    prompts = [QUESTION, TALK[1:]] if tokenizer.chat_template == BRACKET_TEMPLATE else [QUESTION, TALK, TALK[1:]]
     for prompt in prompts:
-        assert chat_of(tokenizer).encode_prompt(prompt) == oracle(
-            tokenizer, prompt, add_generation_prompt=True
-        )
+        assert chat_of(tokenizer).encode_prompt(prompt) == oracle(tokenizer, prompt, add_generation_prompt=True)
 
 
 def test_prompt_and_response_are_the_conversation_up_to_the_end_of_turn(tokenizer: Any) -> None:
@@ -163,9 +157,7 @@ def test_prompt_and_response_are_the_conversation_for_any_ordinary_text(
 @settings(max_examples=200, deadline=None)
 @given(
     pieces=st.lists(
-        st.sampled_from(
-            ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "assistant\n", "\n", " ", "<|im", "é"]
-        )
+        st.sampled_from(["<|im_end|>", "<|im_start|>", "<|endoftext|>", "assistant\n", "\n", " ", "<|im", "é"])
         | st.text(known_characters, max_size=8),
         min_size=1,
     )
@@ -231,9 +223,7 @@ def test_beginning_token_is_there_once(header_tokenizer: Any) -> None:
         assert begin not in chat.encode_response(text)
 
 
-def test_end_of_turn_is_read_from_the_template(
-    smollm2: Any, header_tokenizer: Any, bracket_tokenizer: Any
-) -> None:
+def test_end_of_turn_is_read_from_the_template(smollm2: Any, header_tokenizer: Any, bracket_tokenizer: Any) -> None:
     header = chat_of(header_tokenizer)
     assert header_tokenizer.convert_ids_to_tokens(header.end_of_turn_id) == "<|eot_id|>"
     assert header.stop_ids == {header.end_of_turn_id, header_tokenizer.eos_token_id}
@@ -250,16 +240,12 @@ def test_end_of_turn_falls_back_to_the_end_of_sequence(header_tokenizer: Any) ->
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
     assert chat_of(with_template(header_tokenizer, template)).end_of_turn_id == header_tokenizer.eos_token_id
-    without_eos = PreTrainedTokenizerFast(
-        tokenizer_object=header_tokenizer.backend_tokenizer, chat_template=template
-    )
+    without_eos = PreTrainedTokenizerFast(tokenizer_object=header_tokenizer.backend_tokenizer, chat_template=template)
     with pytest.raises(ValueError, match="has no end-of-sequence token"):
         chat_of(without_eos)
 
 
-def test_long_prompts_lose_their_beginning_and_are_counted(
-    smollm2: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_long_prompts_lose_their_beginning_and_are_counted(smollm2: Any, caplog: pytest.LogCaptureFixture) -> None:
     whole = chat_of(smollm2).encode_prompt(QUESTION)
     chat = chat_of(smollm2, max_prompt_length=len(whole) - 1)
     with caplog.at_level(logging.WARNING, logger="rlhf.data.chat"):

@@ -138,7 +138,7 @@ def test_no_intact_checkpoint_is_an_error_with_every_reason(tmp_path) -> None:
         checkpoints.find_checkpoint(tmp_path, "latest")
     for step in (1, 2):
         (write_checkpoint(tmp_path, step) / "a.bin").unlink()
-    with pytest.raises(ValueError, match="checkpoint-2.*checkpoint-1"):
+    with pytest.raises(ValueError, match=r"checkpoint-2.*checkpoint-1"):
         checkpoints.find_checkpoint(tmp_path, "latest")
 
 

@@ -52,7 +52,4 @@ def test_nothing_heavy_is_imported_before_a_command(argument: str) -> None:
         "import sys; from rlhf import cli; cli.main([sys.argv[1]]); "
         "sys.exit(bool({'torch', 'transformers', 'numpy', 'yaml'} & set(sys.modules)))"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code, argument], timeout=60, capture_output=True).returncode
-        == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code, argument], timeout=60, capture_output=True).returncode == 0

@@ -44,9 +44,7 @@ NATIVE = {
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)
 messages = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text(max_size=20))
 prompts = st.builds(lambda head, last: (*head, Message("user", last)), st.lists(messages, max_size=3), texts)
-samplings = st.dictionaries(
-    st.text(max_size=5), st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-)
+samplings = st.dictionaries(st.text(max_size=5), st.integers() | st.floats(allow_nan=False, allow_infinity=False))
 responses = st.builds(
     Response,
     text=texts,
@@ -84,9 +82,7 @@ def test_import_needs_the_standard_library_only() -> None:
         "names = {name.partition('.')[0] for name in sys.modules}\n"
         "print(sorted(names & {'torch', 'transformers', 'numpy', 'datasets', 'yaml', 'jinja2'}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -131,10 +127,7 @@ def test_pairs_of_a_ranking_with_a_tie() -> None:
 
 def test_id_follows_texts_and_not_judgement() -> None:
     first = Comparison(QUESTION, (Response("a"), Response("b")), ranks=(1, 2))
-    assert (
-        first.id
-        == Comparison(QUESTION, (Response("a", policy="p"), Response("b")), ranks=(2, 1), weight=3).id
-    )
+    assert first.id == Comparison(QUESTION, (Response("a", policy="p"), Response("b")), ranks=(2, 1), weight=3).id
     assert first.id != Comparison(QUESTION, (Response("b"), Response("a"))).id
     assert first.prompt_id == Comparison(QUESTION).prompt_id == Demonstration(QUESTION, "a").prompt_id
     assert first.prompt_id != Comparison((Message("system", "x"), *QUESTION)).prompt_id
@@ -248,9 +241,7 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("row", "field", "found"), BAD_ROWS)
-def test_bad_row_names_file_line_field_and_what_was_found(
-    tmp_path: Path, row: object, field: str, found: str
-) -> None:
+def test_bad_row_names_file_line_field_and_what_was_found(tmp_path: Path, row: object, field: str, found: str) -> None:
     path = write_rows(tmp_path / "rows.jsonl", PREFERENCE, row)
     with pytest.raises(DataError) as caught:
         read_comparisons(path)
@@ -316,9 +307,7 @@ def test_missing_empty_and_wholly_bad_files_are_errors(tmp_path: Path, skip_bad_
 
 def test_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(
-        b"\xef\xbb\xbf" + json.dumps(PREFERENCE).encode() + b"\r\n" + json.dumps(NATIVE).encode()
-    )
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(PREFERENCE).encode() + b"\r\n" + json.dumps(NATIVE).encode())
     assert len(read_comparisons(path)[0]) == 2
 
 
@@ -414,6 +403,4 @@ def test_real_preferences_survive_both_written_forms(tmp_path: Path) -> None:
     assert read_comparisons(tmp_path / "native.jsonl")[0] == rows
     write_preference_rows(tmp_path / "trl.jsonl", rows)
     back, _ = read_comparisons(tmp_path / "trl.jsonl")
-    assert [(row.id, row.ranks, row.strength) for row in back] == [
-        (row.id, row.ranks, row.strength) for row in rows
-    ]
+    assert [(row.id, row.ranks, row.strength) for row in back] == [(row.id, row.ranks, row.strength) for row in rows]

@@ -199,9 +199,7 @@ def test_the_model_answers(converted: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(converted)
     assert model.dtype == torch.bfloat16
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    inputs = tokenizer.apply_chat_template(
-        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**inputs, max_new_tokens=20, do_sample=False)
     answer = output[0, inputs["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer, skip_special_tokens=True)

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from transformers import GenerationConfig, LlamaConfig
 
 from rlhf.engine.backbone import POLICY, REFERENCE, Backbone
-from rlhf.engine.generation import MergedCopy, Sampler, Sampling
+from rlhf.engine.generation import MergedCopy, Sample, Sampler, Sampling
 from rlhf.engine.packing import Group, pack
 
 PROMPTS = [[5, 9, 13, 7, 22], [33, 34], [20, 21, 22, 23, 24, 25, 26], [40], [50, 51, 52]]
@@ -27,6 +27,10 @@ def sampler(model, **settings) -> Sampler:
 
 def lora() -> LoraConfig:
     return LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+
+
+def flat(samples: list[list[Sample]]) -> list[Sample]:
+    return [sample for row in samples for sample in row]
 
 
 @pytest.mark.parametrize("stop_ids", [{2}, {7, 2, 30}, set()], ids=["one", "several", "none"])
@@ -58,7 +62,7 @@ def test_a_sample_does_not_depend_on_its_batch(model) -> None:
     alone = [sampler(model, max_rows=4).sample([prompt], sampling)[0] for prompt in PROMPTS]
     for other in (backwards, few_rows, alone):
         assert [[s.token_ids for s in row] for row in other] == [[s.token_ids for s in row] for row in together]
-        for one, same in zip(sum(other, []), sum(together, []), strict=True):
+        for one, same in zip(flat(other), flat(together), strict=True):
             assert one.logprobs == pytest.approx(same.logprobs, abs=1e-4)
             assert one.finished == same.finished
     lengths = {len(s.token_ids) for row in together for s in row}
@@ -113,7 +117,7 @@ def test_sampled_logprobs_equal_those_of_the_training_pass(tiny_model, fill_adap
 
 
 def test_a_sample_ends_at_its_first_stop_token_and_keeps_it(model) -> None:
-    samples = sum(sampler(model).sample(PROMPTS, Sampling(num_samples=8, max_new_tokens=16)), [])
+    samples = flat(sampler(model).sample(PROMPTS, Sampling(num_samples=8, max_new_tokens=16)))
     assert {sample.finished for sample in samples} == {True, False}
     for sample in samples:
         assert len(sample.logprobs) == len(sample.token_ids)
@@ -123,7 +127,7 @@ def test_a_sample_ends_at_its_first_stop_token_and_keeps_it(model) -> None:
 
 
 def test_without_stop_tokens_every_sample_is_cut_off(model) -> None:
-    samples = sum(sampler(model, stop_ids=set()).sample(PROMPTS, Sampling(max_new_tokens=5)), [])
+    samples = flat(sampler(model, stop_ids=set()).sample(PROMPTS, Sampling(max_new_tokens=5)))
     assert all(len(sample.token_ids) == 5 and not sample.finished for sample in samples)
 
 

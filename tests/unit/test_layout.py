@@ -70,9 +70,7 @@ def test_imports_go_one_way(name: str) -> None:
     for imported in imports(MODULES[name]):
         if imported.split(".")[0] not in PACKAGES or imported in ("rlhf", "rlhf.__version__"):
             continue
-        assert any(within(imported, package) for package in (own, *ALLOWED[own])), (
-            f"{name} imports {imported}"
-        )
+        assert any(within(imported, package) for package in (own, *ALLOWED[own])), f"{name} imports {imported}"
 
 
 @pytest.mark.parametrize("name", LIBRARY)

@@ -40,9 +40,7 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("with_bias", [False, True], ids=["no-bias", "bias"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
-@pytest.mark.parametrize(
-    "dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["float64", "float32"]
-)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["float64", "float32"])
 def test_one_pass_equals_log_softmax_and_autograd(dtype, tolerance, temperature, with_bias) -> None:
     hidden, weight, bias, target_ids, upstream = inputs(dtype)
     bias = bias if with_bias else None
@@ -99,7 +97,7 @@ def test_temperature_2_takes_the_root_of_probabilities() -> None:
 @settings(deadline=None, max_examples=40)
 @given(scale=st.sampled_from([0.0, 0.01, 1.0, 30.0, 1e4]), temperature=st.sampled_from([0.05, 1.0, 20.0]))
 def test_entropy_lies_between_0_and_ln_vocabulary(scale, temperature) -> None:
-    hidden, weight, bias, target_ids, _ = inputs(torch.float32, scale=scale)
+    hidden, weight, _bias, target_ids, _ = inputs(torch.float32, scale=scale)
     logprobs, entropy = frozen_head_logprobs(hidden, weight, target_ids, temperature=temperature)
     assert (entropy >= 0).all()
     assert (entropy <= math.log(VOCABULARY) + 1e-5).all()

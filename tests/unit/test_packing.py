@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from rlhf.engine.packing import Group, pack
 
 TOKENS = st.lists(st.integers(0, 99), min_size=1, max_size=6)
-GROUPS = st.lists(
-    st.builds(Group, TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1, max_size=4
-)
+GROUPS = st.lists(st.builds(Group, TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1, max_size=4)
 
 
 @pytest.fixture
@@ -90,16 +88,18 @@ def test_row_holds_every_sequence_in_order_and_predicts_each_response_token_from
 @given(groups=GROUPS)
 def test_order_of_groups_only_reorders_the_row(groups) -> None:
     forwards, backwards = pack(groups), pack(groups[::-1])
+
     def parts(batch):
-        return list(zip(batch.input_ids.split(batch.group_lengths), batch.position_ids.split(batch.group_lengths), strict=True))
+        return list(
+            zip(batch.input_ids.split(batch.group_lengths), batch.position_ids.split(batch.group_lengths), strict=True)
+        )
+
     for (ids, positions), (other_ids, other_positions) in zip(parts(forwards), reversed(parts(backwards)), strict=True):
         assert ids.equal(other_ids)
         assert positions.equal(other_positions)
 
 
-@pytest.mark.parametrize(
-    "group", [Group([], [[1]]), Group([1], []), Group([1], [[]]), Group([1], [[2], []])]
-)
+@pytest.mark.parametrize("group", [Group([], [[1]]), Group([1], []), Group([1], [[]]), Group([1], [[2], []])])
 def test_empty_prompts_and_responses_are_refused_by_number(group) -> None:
     with pytest.raises(ValueError, match="group 1 has"):
         pack([Group([1], [[2]]), group])

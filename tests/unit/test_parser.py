@@ -303,9 +303,7 @@ def test_an_args_file_beside_the_script_is_not_read(tmp_path: Path) -> None:
     )
     (tmp_path / "run.args").write_text("--steps 9\n")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    run = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=60
-    )
+    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout.strip().splitlines()[-1:]) == (0, ["1"]), run.stderr
 
 

@@ -164,8 +164,11 @@ def test_two_responses_agree_with_the_formulas_of_trl_1_12() -> None:
         clips.append(-advantage * min(max(ratio, 0.8), 1.2) > -advantage * ratio)
         near = min(max(value, old_value - 0.2), old_value + 0.2)
         errors.append(0.5 * max((value - target) ** 2, (near - target) ** 2))
-    as_tensor = {name: torch.tensor(v, dtype=torch.float64) for name, v in locals().items() if name in {
-        "old_logprobs", "logprobs", "old_values", "values", "returns", "advantages"}}
+    as_tensor = {
+        name: torch.tensor(v, dtype=torch.float64)
+        for name, v in locals().items()
+        if name in {"old_logprobs", "logprobs", "old_values", "values", "returns", "advantages"}
+    }
     policy = policy_loss(as_tensor["logprobs"], as_tensor["old_logprobs"], as_tensor["advantages"], clip_range=0.2)
     value = value_loss(as_tensor["values"], as_tensor["old_values"], as_tensor["returns"], clip_range=0.2)
     assert policy.loss.tolist() == pytest.approx(losses)

@@ -81,9 +81,7 @@ def test_hostile_text_stays_text(hostile_page: str) -> None:
     assert not names & {"script", "img", "iframe", "object", "embed", "form", "link", "base", "foreignobject"}
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")]
-        assert all(
-            "javascript:" not in (attributes.get(name) or "") for name in ("href", "src", "xlink:href")
-        )
+        assert all("javascript:" not in (attributes.get(name) or "") for name in ("href", "src", "xlink:href"))
     assert "<script>alert(1)</script>" in "".join(page.shown)
     assert page.open == [], "every tag that is opened is closed"
 
@@ -94,12 +92,8 @@ def test_page_asks_for_nothing_from_outside(hostile_page: str) -> None:
         for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
             assert (attributes.get(name) or "#").startswith(("#", "data:"))
     styles = re.findall(r"<style.*?</style>", hostile_page, flags=re.DOTALL)
-    drawn = [
-        value for _, attributes in page.tags for value in attributes.values() if value and "url(" in value
-    ]
-    assert all(
-        url.startswith("#") for text in (*styles, *drawn) for url in re.findall(r"url\(([^)]*)\)", text)
-    )
+    drawn = [value for _, attributes in page.tags for value in attributes.values() if value and "url(" in value]
+    assert all(url.startswith("#") for text in (*styles, *drawn) for url in re.findall(r"url\(([^)]*)\)", text))
     assert not any("@import" in style for style in styles)
 
 

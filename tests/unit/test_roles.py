@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from rlhf.engine.adapters import (
-    add_adapter_from,
     adapter_tensors,
+    add_adapter_from,
     head_tensors,
     load_adapter_weights,
     load_head_weights,
@@ -71,9 +71,7 @@ def test_an_untrained_adapter_is_the_reference_to_the_last_bit(tiny_model) -> No
     assert outputs["reward"].scores.equal(torch.zeros(BATCH.num_responses))
 
 
-def test_the_reference_is_the_plain_model_whatever_adapters_are_there(
-    backbone, tiny_model, response_logprobs
-) -> None:
+def test_the_reference_is_the_plain_model_whatever_adapters_are_there(backbone, tiny_model, response_logprobs) -> None:
     alone = response_logprobs(tiny_model(), [33, 34], [35, 36, 2])
     reference = backbone(BATCH, [REWARD, REFERENCE])["reference"].logprobs
     torch.testing.assert_close(reference[-3:], alone, rtol=0, atol=1e-5)
@@ -158,10 +156,15 @@ def test_a_loss_reaches_its_own_role_only(backbone, loss: Callable, reached: set
     backbone.train_only(adapters=["policy", "value", "reward"], heads=["value", "reward"])
     loss(backbone(BATCH, ROLES)).backward()
     assert {name for name, found in grad_of(backbone).items() if found} == reached
-    trained = {id(p) for name in reached for p in (
-        backbone.heads[name.split()[0]].parameters() if name.endswith("head")
-        else backbone.adapter_parameters(name).values()
-    )}
+    trained = {
+        id(p)
+        for name in reached
+        for p in (
+            backbone.heads[name.split()[0]].parameters()
+            if name.endswith("head")
+            else backbone.adapter_parameters(name).values()
+        )
+    }
     assert all(p.grad is None or not p.grad.abs().any() for p in backbone.parameters() if id(p) not in trained)
 
 
@@ -185,9 +188,7 @@ def test_training_never_changes_the_base(backbone, tiny_model) -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert not before.equal(backbone.heads["value"].linear.weight)
-    base = {
-        name.replace(".base_layer", ""): p for name, p in backbone.model.named_parameters() if ".lora_" not in name
-    }
+    base = {name.replace(".base_layer", ""): p for name, p in backbone.model.named_parameters() if ".lora_" not in name}
     start = dict(tiny_model().named_parameters())
     assert base.keys() == start.keys()
     assert all(base[name].equal(start[name]) for name in start)
@@ -261,9 +262,7 @@ def test_merged_copy_follows_the_adapter_without_drift(backbone, response_logpro
 
 
 def save(backbone: Backbone, name: str, folder, backbone_path: str) -> None:
-    write_adapter(
-        folder, adapter_tensors(backbone, name), backbone.adapter_configs[name], backbone_path=backbone_path
-    )
+    write_adapter(folder, adapter_tensors(backbone, name), backbone.adapter_configs[name], backbone_path=backbone_path)
 
 
 def test_plain_peft_reads_a_saved_adapter_and_says_the_same(backbone, tiny_model, tmp_path, response_logprobs) -> None:

@@ -39,7 +39,9 @@ def test_correlation_with_something_constant_is_0() -> None:
 def test_sample_rows_say_which_response_answers_which_prompt() -> None:
     first, second = (Message("user", "one?"),), (Message("user", "two?"),)
     groups = [
-        SampledGroup(first, Group([1, 2], [[3, 4], [5]]), ["three four", "five"], [True, False], [[-1.0, -2.0], [-3.0]]),
+        SampledGroup(
+            first, Group([1, 2], [[3, 4], [5]]), ["three four", "five"], [True, False], [[-1.0, -2.0], [-3.0]]
+        ),
         SampledGroup(second, Group([6], [[7]]), ["seven"], [True], [[-0.5]]),
     ]
     batch = pack_rollout(groups, torch.device("cpu"))

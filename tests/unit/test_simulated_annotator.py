@@ -90,9 +90,7 @@ def test_material_after_the_question_may_be_used_but_not_said_back_whole() -> No
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=300), st.text(min_size=1, max_size=80), st.sampled_from(["stop", "length", None]))
-def test_any_text_gets_a_total_and_parts_between_zero_and_one(
-    text: str, question: str, reason: str | None
-) -> None:
+def test_any_text_gets_a_total_and_parts_between_zero_and_one(text: str, question: str, reason: str | None) -> None:
     judgment = ANNOTATOR.score(prompt(question), Response(text, finish_reason=reason))
     for value in (judgment.total, *judgment.parts.values()):
         assert 0 <= value <= 1
