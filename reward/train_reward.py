@@ -14,7 +14,7 @@ from rlhf.engine.backbone import Backbone
 from rlhf.training.arguments import DTYPES
 from rlhf.training.examples import ranked_groups
 from rlhf.training.parser import exit_on_error, parse
-from rlhf.training.stage import finish_stage, load_comparisons, open_stage, prepare_backbone
+from rlhf.training.stage import find_backbone, finish_stage, load_chat, load_comparisons, open_stage
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,10 +23,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         train = load_comparisons(args.train_file, args, "train_file")
         held_out = load_comparisons(args.eval_file, args, "eval_file") if args.eval_file else []
-        source, backbone_hash = prepare_backbone(args)
-        stage = open_stage("reward", args, source, backbone_hash, data_files=[*args.train_file, *args.eval_file])
-        train_examples = ranked_groups(stage.chat, train)
-        eval_examples = ranked_groups(stage.chat, held_out) if held_out else []
+        source = find_backbone(args)
+        chat = load_chat(source, args)
+        train_examples = ranked_groups(chat, train)
+        eval_examples = ranked_groups(chat, held_out) if held_out else []
+        stage = open_stage("reward", args, source, chat, data_files=[*args.train_file, *args.eval_file])
     backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype])
     backbone.add_adapter("reward", args.lora_config())
     backbone.add_head("reward")

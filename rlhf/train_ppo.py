@@ -19,7 +19,8 @@ from rlhf.training.arguments import DTYPES
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.ppo_arguments import PPOArguments
 from rlhf.training.ppo_trainer import PPOTrainer
-from rlhf.training.stage import finish_stage, open_stage, prepare_backbone
+from rlhf.training.run_folder import hash_model
+from rlhf.training.stage import find_backbone, finish_stage, load_chat, open_stage
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,12 +29,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         prompts = load_prompts(args)
         scorer = load_scorer(args.scorer) if args.scorer else None
-        source, backbone_hash = prepare_backbone(args)
+        source = find_backbone(args)
         parents = {}
         if args.reward_model:
-            parents["reward_model"] = check_reward_model(Path(args.reward_model), backbone_hash)
-        stage = open_stage("ppo", args, source, backbone_hash, data_files=args.prompt_file, parents=parents)
+            parents["reward_model"] = check_reward_model(Path(args.reward_model), source.backbone)
+        chat = load_chat(source, args)
         backbone = build_backbone(args, str(source.backbone))
+        stage = open_stage("ppo", args, source, chat, data_files=args.prompt_file, parents=parents)
     trainer = PPOTrainer(
         backbone,
         args,
@@ -62,7 +64,7 @@ def load_prompts(args: PPOArguments) -> list[Comparison]:
     return prompts
 
 
-def check_reward_model(folder: Path, backbone_hash: str) -> Path:
+def check_reward_model(folder: Path, backbone: Path) -> Path:
     """Refuse what is no reward model, or one trained on other weights than the policy's.
 
     Raises:
@@ -75,7 +77,7 @@ def check_reward_model(folder: Path, backbone_hash: str) -> Path:
         )
     manifest: dict[str, Any] = json.loads(manifest_path.read_text())
     trained_on = manifest["parents"]["backbone"]
-    if trained_on["sha256"] != backbone_hash:
+    if trained_on["sha256"] != hash_model(backbone):
         raise ValueError(
             f"reward_model {folder} was trained on another base, {trained_on['path']}: train it on the model that "
             "PPO starts from, or start PPO from that base with --model"

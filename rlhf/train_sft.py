@@ -30,7 +30,7 @@ from rlhf.training import checkpoints
 from rlhf.training.arguments import DTYPES, StageArguments
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.run_folder import RunFolder
-from rlhf.training.stage import finish_stage, open_stage, prepare_backbone
+from rlhf.training.stage import find_backbone, finish_stage, load_chat, open_stage
 
 
 @dataclass
@@ -73,10 +73,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         train = load_demonstrations(args.train_file, args, "train_file")
         held_out = load_demonstrations(args.eval_file, args, "eval_file") if args.eval_file else []
-        source, backbone_hash = prepare_backbone(args)
-        stage = open_stage("sft", args, source, backbone_hash, data_files=[*args.train_file, *args.eval_file])
-        train_dataset = tokenise(stage.chat, train)
-        eval_dataset = tokenise(stage.chat, held_out) if held_out else None
+        source = find_backbone(args)
+        chat = load_chat(source, args)
+        train_dataset = tokenise(chat, train)
+        eval_dataset = tokenise(chat, held_out) if held_out else None
+        stage = open_stage("sft", args, source, chat, data_files=[*args.train_file, *args.eval_file])
         if stage.checkpoint and stage.run is not None:
             stage.run.rewind(checkpoints.step_of(Path(stage.checkpoint)))
     trainer = SFTTrainer(

@@ -8,6 +8,7 @@ DeepSpeed keeps its optimiser state in a form of its own inside the same folder.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -20,6 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlhf.training.run_folder import hash_file
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint_manifest.json"
 PREFIX = "checkpoint-"
@@ -77,6 +80,7 @@ def find_checkpoint(output_dir: Path, requested: str) -> Path:
         try:
             verify_checkpoint(folder)
         except ValueError as error:
+            logger.warning("%s; trying the one before", error)
             problems.append(str(error))
             continue
         if problems:

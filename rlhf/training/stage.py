@@ -18,7 +18,7 @@ from rlhf.engine.sources import ModelSource, resolve_model
 from rlhf.training import checkpoints
 from rlhf.training.arguments import ModelArguments, StageArguments
 from rlhf.training.hub_data import is_hub_name, read_hub_comparisons
-from rlhf.training.run_folder import RunFolder, hash_model
+from rlhf.training.run_folder import RunFolder
 
 SECRET_FIELDS = ("hub_token",)
 
@@ -30,7 +30,6 @@ class Stage:
     Attributes:
         name: sft, reward, dpo or ppo.
         source: where the backbone is.
-        backbone_hash: SHA-256 of its weights.
         chat: its chat format.
         run: the run folder on the main process, None elsewhere.
         checkpoint: what to resume from, or None.
@@ -38,7 +37,6 @@ class Stage:
 
     name: str
     source: ModelSource
-    backbone_hash: str
     chat: Chat
     run: RunFolder | None
     checkpoint: str | None
@@ -59,8 +57,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 
-def prepare_backbone(arguments: ModelArguments) -> tuple[ModelSource, str]:
-    """Find the model that a stage trains adapters on, and hash it.
+def find_backbone(arguments: ModelArguments) -> ModelSource:
+    """Find the model that a stage trains adapters on.
 
     Raises:
         ValueError: there is no such model, or it is an adapter.
@@ -71,14 +69,14 @@ def prepare_backbone(arguments: ModelArguments) -> tuple[ModelSource, str]:
             f"model is {arguments.model}, an adapter on {source.backbone}: stages start from a backbone; "
             "name that, or merge the adapter first"
         )
-    return source, hash_model(source.backbone)
+    return source
 
 
 def open_stage(
     name: str,
     arguments: StageArguments,
     source: ModelSource,
-    backbone_hash: str,
+    chat: Chat,
     *,
     data_files: Sequence[str],
     parents: dict[str, Path] | None = None,
@@ -88,7 +86,6 @@ def open_stage(
     Raises:
         ValueError, FileExistsError, FileNotFoundError: the output folder or the checkpoint is not what it must be.
     """
-    chat = load_chat(source, arguments)
     checkpoint = None
     if arguments.resume_from_checkpoint:
         found = checkpoints.find_checkpoint(Path(arguments.output_dir), arguments.resume_from_checkpoint)
@@ -109,7 +106,7 @@ def open_stage(
     PartialState().wait_for_everyone()
     # adapters are drawn before a trainer exists that would seed; all processes must draw the same
     set_seed(arguments.seed)
-    return Stage(name, source, backbone_hash, chat, run, checkpoint)
+    return Stage(name, source, chat, run, checkpoint)
 
 
 def finish_stage(stage: Stage, metrics: dict[str, Any]) -> None:
