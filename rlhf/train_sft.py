@@ -28,6 +28,7 @@ from rlhf.engine.backbone import Backbone, load_causal_lm
 from rlhf.engine.generation import MergedCopy
 from rlhf.training import checkpoints
 from rlhf.training.arguments import DTYPES, StageArguments
+from rlhf.training.hub_data import read_files_or_hub
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.run_folder import RunFolder
 from rlhf.training.stage import find_backbone, finish_stage, load_chat, open_stage
@@ -71,8 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, merge, save."""
     args = parse(SFTArguments, argv)
     with exit_on_error():
-        train = load_demonstrations(args.train_file, args, "train_file")
-        held_out = load_demonstrations(args.eval_file, args, "eval_file") if args.eval_file else []
+        skip = args.skip_bad_lines
+        train = read_files_or_hub(args.train_file, read_demonstrations, field="train_file", skip_bad_lines=skip)
+        held_out: list[Demonstration] = []
+        if args.eval_file:
+            held_out = read_files_or_hub(args.eval_file, read_demonstrations, field="eval_file", skip_bad_lines=skip)
         source = find_backbone(args)
         chat = load_chat(source, args)
         train_dataset = tokenise(chat, train)
@@ -105,20 +109,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         drop_pickled_arguments(adapter)
         merge(source.backbone, adapter, stage.chat, Path(args.output_dir), args.dtype)
     finish_stage(stage, metrics)
-
-
-def load_demonstrations(files: Sequence[str], args: SFTArguments, name: str) -> list[Demonstration]:
-    """Read demonstrations.
-
-    Raises:
-        ValueError: no file was named, or its data is bad.
-    """
-    if not files:
-        raise ValueError(f"{name} is missing: name one or more JSON Lines files with --{name}")
-    demonstrations, report = read_demonstrations(files, skip_bad_lines=args.skip_bad_lines)
-    if report.num_bad:
-        print(report)
-    return demonstrations
 
 
 def tokenise(chat: Chat, demonstrations: Sequence[Demonstration]) -> Dataset:

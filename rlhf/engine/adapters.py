@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +41,11 @@ def write_adapter(folder: Path, tensors: dict[str, torch.Tensor], config: LoraCo
     folder.mkdir(parents=True, exist_ok=True)
     config = LoraConfig(**{**config.to_dict(), "base_model_name_or_path": backbone_path, "inference_mode": True})
     config.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(settings["target_modules"], list):  # a set in PEFT: in order, equal runs write equal bytes
+        settings["target_modules"].sort()
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
 
 

@@ -108,6 +108,19 @@ def rotate(output_dir: Path, keep: int | None) -> None:
         shutil.rmtree(folder)
 
 
+def set_aside_later(output_dir: Path, step: int) -> None:
+    """Rename checkpoints after `step`, from which a run goes on: they belong to a course that was given up.
+
+    Left as they are, they would count as the newest, and `rotate` would delete what the resumed run saves.
+    """
+    for folder in checkpoints_in(output_dir):
+        if step_of(folder) > step:
+            aside = folder.with_name(f"abandoned-{folder.name}")
+            if aside.exists():
+                shutil.rmtree(aside)
+            folder.rename(aside)
+
+
 def save_optimizer(folder: Path, optimizer: torch.optim.Optimizer, names: dict[torch.Tensor, str]) -> None:
     """Write an optimiser's state: tensors by parameter name, settings of its groups as JSON."""
     tensors: dict[str, torch.Tensor] = {}

@@ -17,7 +17,7 @@ from rlhf.data.comparisons import Comparison, read_comparisons
 from rlhf.engine.sources import ModelSource, resolve_model
 from rlhf.training import checkpoints
 from rlhf.training.arguments import ModelArguments, StageArguments
-from rlhf.training.hub_data import is_hub_name, read_hub_comparisons
+from rlhf.training.hub_data import read_files_or_hub
 from rlhf.training.run_folder import RunFolder
 
 SECRET_FIELDS = ("hub_token",)
@@ -57,8 +57,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 
-def find_backbone(arguments: ModelArguments) -> ModelSource:
-    """Find the model that a stage trains adapters on.
+def find_backbone(arguments: StageArguments) -> ModelSource:
+    """Find the model that a stage trains adapters on, and seed what is drawn from here on.
 
     Raises:
         ValueError: there is no such model, or it is an adapter.
@@ -69,6 +69,8 @@ def find_backbone(arguments: ModelArguments) -> ModelSource:
             f"model is {arguments.model}, an adapter on {source.backbone}: stages start from a backbone; "
             "name that, or merge the adapter first"
         )
+    # adapters are drawn before a trainer exists that would seed; all runs and processes must draw the same
+    set_seed(arguments.seed)
     return source
 
 
@@ -81,7 +83,7 @@ def open_stage(
     data_files: Sequence[str],
     parents: dict[str, Path] | None = None,
 ) -> Stage:
-    """Open the run folder, once everything that can be wrong with the input has been looked at, and seed.
+    """Open the run folder, once everything that can be wrong with the input has been looked at.
 
     Raises:
         ValueError, FileExistsError, FileNotFoundError: the output folder or the checkpoint is not what it must be.
@@ -104,8 +106,6 @@ def open_stage(
             resume=checkpoint is not None,
         )
     PartialState().wait_for_everyone()
-    # adapters are drawn before a trainer exists that would seed; all processes must draw the same
-    set_seed(arguments.seed)
     return Stage(name, source, chat, run, checkpoint)
 
 
@@ -118,24 +118,12 @@ def finish_stage(stage: Stage, metrics: dict[str, Any]) -> None:
 
 
 def load_comparisons(files: Sequence[str], arguments: StageArguments, field: str) -> list[Comparison]:
-    """Read judged comparisons from files or from a hub data set, and say what was left out.
+    """Read judged comparisons from files or hub data sets.
 
     Raises:
         ValueError: nothing was named, or the data is bad.
     """
-    if not files:
-        raise ValueError(f"{field} is missing: name one or more JSON Lines files with --{field}")
-    comparisons = []
-    local = [name for name in files if not is_hub_name(name)]
-    if local:
-        found, report = read_comparisons(local, skip_bad_lines=arguments.skip_bad_lines)
-        comparisons += found
-        if report.num_bad:
-            print(report)
-    for name in files:
-        if is_hub_name(name):
-            comparisons += read_hub_comparisons(name)
-    return comparisons
+    return read_files_or_hub(files, read_comparisons, field=field, skip_bad_lines=arguments.skip_bad_lines)
 
 
 def plain_config(arguments: StageArguments) -> dict[str, Any]:

@@ -141,7 +141,9 @@ class RoleTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         folder = Path(output_dir)
         if self.is_deepspeed_enabled:
+            hook = self.backbone.register_state_dict_post_hook(_drop_frozen)
             self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+            hook.remove()
         elif self.args.should_save:
             checkpoints.save_optimizer(folder, self.optimizer, self._parameter_names())
         if self.args.should_save:
@@ -190,6 +192,7 @@ class RoleTrainer(Trainer):
         self.load_stage_state(json.loads((folder / STAGE_STATE_FILE).read_text()))
         if self.run is not None:
             self.run.rewind(checkpoints.step_of(folder))
+            checkpoints.set_aside_later(Path(self.args.output_dir), checkpoints.step_of(folder))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -197,6 +200,13 @@ class RoleTrainer(Trainer):
 
     def _parameter_names(self) -> dict[torch.Tensor, str]:
         return {parameter: name for name, parameter in self.backbone.named_parameters()}
+
+
+def _drop_frozen(module: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    # DeepSpeed leaves frozen weights out by their first name, and would save tied embeddings by their second
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            state.pop(prefix + name, None)
 
 
 def _plain_state(scheduler: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig
 from transformers import GenerationConfig, LlamaConfig
 
+from rlhf.engine import generation
 from rlhf.engine.backbone import POLICY, REFERENCE, Backbone
 from rlhf.engine.generation import MergedCopy, Sample, Sampler, Sampling
 from rlhf.engine.packing import Group, pack
@@ -157,6 +158,15 @@ def test_sampling_frequencies_match_the_softmax(tiny_model, temperature) -> None
     assert chi_square < 24.3
     for sample in samples[:20]:
         assert sample.logprobs[0] == pytest.approx(math.log(probabilities[sample.token_ids[0]]), abs=1e-5)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24], ids=["least", "middle", "greatest"])
+def test_a_token_of_probability_0_is_never_drawn(uniform) -> None:
+    logits = torch.randn(200, 1000, generator=torch.Generator().manual_seed(0))
+    logits[:, [0, 1, 500, -2, -1]] = -math.inf
+    drawn, logprobs = generation._draw(logits, torch.full((200,), uniform), 1.0)
+    assert logprobs.isfinite().all()
+    assert (logits.gather(1, drawn[:, None]) > -math.inf).all()
 
 
 def test_second_tokens_follow_the_softmax_after_the_first(tiny_model) -> None:

@@ -1,0 +1,94 @@
+"""What a finished run leaves behind, and PPO with a scorer of the user's own."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+
+from rlhf.training.run_folder import hash_file, hash_model
+from tests.end_to_end.launching import logged
+
+SCORER = """
+def shortness(prompts, responses):
+    assert prompts[0][-1]["role"] == "user"
+    return [-len(response) / 100 for response in responses]
+"""
+
+
+def test_a_reward_run_says_where_it_comes_from_and_how_good_it_is(reward_model, tiny_chat_model, data) -> None:
+    manifest = json.loads((reward_model / "manifest.json").read_text())
+    assert manifest["stage"] == "reward"
+    assert manifest["status"] == "finished"
+    assert manifest["parents"]["backbone"]["sha256"] == hash_model(tiny_chat_model)
+    assert manifest["data"][str(data / "pairs.jsonl")] == hash_file(data / "pairs.jsonl")
+    assert manifest["packages"]["torch"]
+    assert yaml.safe_load((reward_model / "config.yaml").read_text())["lora_r"] == 4
+    accuracy = json.loads((reward_model / "metrics.json").read_text())["eval_accuracy"]
+    assert set(accuracy) == {"value", "low", "high", "n"}
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    assert accuracy["n"] == 24
+    assert {"adapter_config.json", "adapter_model.safetensors", "reward_head.safetensors"} <= {
+        path.name for path in reward_model.iterdir()
+    }
+    assert [row["step"] for row in logged(reward_model)] == [1, 2, 3, 4]
+
+
+def test_dpo_starts_at_ln_2(tiny_chat_model, data, tmp_path, rlhf) -> None:
+    files = ["--train_file", data / "pairs.jsonl", "--eval_file", data / "pairs.jsonl"]
+    small = [
+        "--model",
+        tiny_chat_model,
+        "--dtype",
+        "float32",
+        "--lora_r",
+        4,
+        "--max_steps",
+        2,
+        "--learning_rate",
+        "1e-3",
+    ]
+    rlhf("dpo", *small, *files, "--output_dir", tmp_path / "dpo")
+    rows = logged(tmp_path / "dpo")
+    assert abs(rows[0]["loss"] - 0.69314718) < 1e-6
+    assert rows[1]["loss"] < rows[0]["loss"]
+    assert json.loads((tmp_path / "dpo" / "metrics.json").read_text())["eval_accuracy"]["n"] == 24
+
+
+def test_ppo_against_a_function_of_the_users_own(tiny_chat_model, data, tmp_path, rlhf) -> None:
+    (tmp_path / "my_rewards.py").write_text(SCORER)
+    small = [
+        "--model",
+        tiny_chat_model,
+        "--dtype",
+        "float32",
+        "--lora_r",
+        4,
+        "--max_steps",
+        2,
+        "--learning_rate",
+        "1e-3",
+    ]
+    rollouts = ["--max_new_tokens", 8, "--samples_per_prompt", 2, "--kl_target", 3, "--whiten_rewards", "true"]
+    files = ["--prompt_file", data / "prompts.jsonl", "--output_dir", tmp_path / "ppo"]
+    rlhf("ppo", *small, *rollouts, *files, "--scorer", "my_rewards:shortness", cwd=tmp_path)
+    first, second = logged(tmp_path / "ppo")
+    assert first["objective/kl"] == 0
+    assert first["policy/first_ratio_error"] == 0
+    assert first["policy/first_approx_kl"] == 0
+    assert first["objective/score"] < 0
+    assert second["objective/kl_coef"] < first["objective/kl_coef"]  # KL 0 is below its target
+    samples = [json.loads(line) for line in (tmp_path / "ppo" / "samples.jsonl").read_text().splitlines()]
+    assert {"step", "prompt", "response", "score", "kl", "finished"} == set(samples[0])
+    assert (tmp_path / "ppo" / "value" / "value_head.safetensors").is_file()
+
+
+def test_a_scorer_that_gives_nan_stops_the_run_and_is_named(tiny_chat_model, data, tmp_path, rlhf) -> None:
+    (tmp_path / "my_rewards.py").write_text(
+        "def broken(prompts, responses):\n    return [float('nan')] * len(responses)\n"
+    )
+    arguments = ["--model", tiny_chat_model, "--dtype", "float32", "--max_steps", 1, "--max_new_tokens", 4]
+    files = ["--prompt_file", data / "prompts.jsonl", "--output_dir", tmp_path / "ppo"]
+    done = rlhf("ppo", *arguments, *files, "--scorer", "my_rewards:broken", cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert "scorer my_rewards:broken gave" in done.stderr
