@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         return 2
     # argparse takes the name in its messages from here.
     sys.argv[0] = f"rlhf {name}"
+    # a user's scorer or judge lies in the current folder; last, so that it shadows nothing
+    sys.path.append(os.getcwd())
     return importlib.import_module(COMMANDS[name].module).main(rest)
 
 

@@ -39,12 +39,10 @@ class Stages:
     """Runs commands one after the other and measures each.
 
     Attributes:
-        folder: where the logs go.
         seconds: wall-clock seconds by stage.
         peak_gb: largest resident memory of any stage's process, in gigabytes (10^9 bytes).
     """
 
-    folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
     peak_gb: float = 0.0
 
@@ -77,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise FileNotFoundError(f"{CONFIGS} is not there: the demo runs from a clone of the repository")
         folder = Path(args.runs).absolute() if args.runs else CONFIGS.parent.parent / "runs" / "demo"
         keep_earlier(folder)
-    stages = Stages(folder)
+    stages = Stages()
     sampling = ["--samples_per_prompt", str(SAMPLES_PER_PROMPT), "--max_new_tokens", str(MAX_NEW_TOKENS)]
     sft, reward = str(folder / "sft"), str(folder / "reward")
     held_out_prompts = str(CONFIGS / "prompts_heldout.jsonl")

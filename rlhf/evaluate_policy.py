@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prompts, _ = read_prompts(args.prompt_file)
         source = resolve_model(args.model)
         opponent_is_file = Path(args.opponent).is_file()
-        theirs = read_responses(args.opponent, prompts) if opponent_is_file else None
+        theirs = read_responses(args.opponent, prompts, args.samples_per_prompt) if opponent_is_file else None
         opponent_source = None if opponent_is_file else resolve_model(args.opponent)
         parents = {"policy": str(source.adapter or source.backbone)}
         if opponent_source is not None:
@@ -97,12 +97,14 @@ def respond(
     """Responses of a policy, and the KL of each from its backbone in nats."""
     policy = Policy(source, load_chat(source, args), dtype=DTYPES[args.dtype], max_rows=args.rollout_batch_rows)
     samples = policy.sample(prompts, sampling)
-    kl = policy.sequence_kl(prompts, samples)
+    kl = policy.sequence_kl(prompts, samples, temperature=sampling.temperature or 1.0)
     return [[policy.record(sample, sampling) for sample in group] for group in samples], kl
 
 
-def read_responses(file: str, prompts: Sequence[Comparison]) -> list[list[Response]]:
-    """Responses to these prompts out of a file of comparisons.
+def read_responses(file: str, prompts: Sequence[Comparison], num_samples: int) -> list[list[Response]]:
+    """`num_samples` responses to each of these prompts out of a file of comparisons.
+
+    Files hold no responses without text, so what a prompt lacks is taken to be one: left out, it would flatter.
 
     Raises:
         ValueError: the file lacks a prompt.
@@ -114,7 +116,8 @@ def read_responses(file: str, prompts: Sequence[Comparison]) -> list[list[Respon
             f"opponent {file} has no responses to {len(missing)} of {len(prompts)} prompts, the first is "
             f"{missing[0].prompt[-1].content!r}: sample it on the same prompt_file"
         )
-    return [by_prompt[prompt.prompt_id] for prompt in prompts]
+    blank = [Response(text="", finish_reason="stop")] * num_samples
+    return [(by_prompt[prompt.prompt_id] + blank)[:num_samples] for prompt in prompts]
 
 
 def describe(responses: Sequence[Sequence[Response]]) -> dict[str, float]:

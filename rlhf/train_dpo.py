@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         chat = load_chat(source, args)
         train_examples = ranked_groups(chat, train)
         eval_examples = ranked_groups(chat, held_out) if held_out else []
+        backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype])
+        backbone.add_adapter("policy", args.lora_config())
         stage = open_stage("dpo", args, source, chat, data_files=[*args.train_file, *args.eval_file])
-    backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype])
-    backbone.add_adapter("policy", args.lora_config())
     trainer = DPOTrainer(backbone, args, train_dataset=train_examples, run=stage.run, backbone_path=stage.backbone_path)
     trainer.train(resume_from_checkpoint=stage.checkpoint)
     trainer.save_model()

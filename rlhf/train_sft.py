@@ -19,6 +19,7 @@ if __name__ == "__main__":  # as a script, make the packages importable and keep
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.data.chat import Chat
@@ -57,6 +58,7 @@ class RunRecorder(TrainerCallback):
             self.run.log({**logs, "step": state.global_step})
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # every process has written its part
         if self.run is not None:
             checkpoint = self.run.path / f"{checkpoints.PREFIX}{state.global_step}"
             drop_pickled_arguments(checkpoint)
@@ -125,6 +127,7 @@ def tokenise(chat: Chat, demonstrations: Sequence[Demonstration]) -> Dataset:
 
 def merge(backbone_path: Path, adapter: Path, chat: Chat, folder: Path, dtype: str) -> None:
     """Write the backbone with the adapter merged into it, and its tokenizer, as a model folder."""
+    unset_hf_deepspeed_config()  # the merged model is whole, and only this process builds it
     backbone = Backbone.load(str(backbone_path), dtype=DTYPES[dtype])
     add_adapter_from(backbone, "policy", adapter)
     MergedCopy(backbone, "policy").model.save_pretrained(str(folder))

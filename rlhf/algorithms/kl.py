@@ -60,4 +60,5 @@ class AdaptiveKL:
     def update(self, kl: float, num_samples: int) -> None:
         """Move the weight after `num_samples` responses of mean sequence KL `kl`."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
-        self.kl_coef *= 1 + error * num_samples / self.horizon
+        # never more than a fifth at a time, so that a short horizon cannot turn the weight negative
+        self.kl_coef *= 1 + error * min(num_samples / self.horizon, 1.0)

@@ -28,6 +28,8 @@ class Policy:
     """
 
     def __init__(self, source: ModelSource, chat: Chat, *, dtype: torch.dtype, max_rows: int = 64):
+        if source.adapter is not None and (source.adapter / "reward_head.safetensors").exists():
+            raise ValueError(f"model is {source.name}, a reward model: it gives scores, not responses; name a policy")
         self.name = source.name
         self.chat = chat
         self.backbone = Backbone.load(str(source.backbone), dtype=dtype)
@@ -65,14 +67,19 @@ class Policy:
         )
 
     @torch.no_grad()
-    def sequence_kl(self, prompts: Sequence[Comparison], samples: Sequence[Sequence[Sample]]) -> list[float]:
-        """KL from the backbone of each sampled response in nats (k1), all responses of the first prompt first."""
+    def sequence_kl(
+        self, prompts: Sequence[Comparison], samples: Sequence[Sequence[Sample]], *, temperature: float
+    ) -> list[float]:
+        """KL from the backbone of each sampled response in nats (k1), all responses of the first prompt first.
+
+        Both distributions are taken at `temperature`, the one that was sampled at.
+        """
         if not self.has_adapter:
             return [0.0 for group in samples for _ in group]
         values: list[float] = []
         for prompt, group in zip(prompts, samples, strict=True):
             ids = Group(self.chat.encode_prompt(prompt.prompt), [sample.token_ids for sample in group])
             batch = pack([ids]).to(self.backbone.device)
-            output = self.backbone(batch, [REFERENCE, POLICY])
+            output = self.backbone(batch, [REFERENCE, POLICY], temperature=temperature)
             values += batch.sum_by_response(output["policy"].logprobs - output["reference"].logprobs).tolist()
         return values

@@ -49,7 +49,7 @@ def head_to_head(
                 Comparison(
                     prompt=prompt.prompt,
                     responses=(a, b),
-                    ranks={1.0: (1, 2), 0.5: (1, 1), 0.0: (2, 1)}[outcome],
+                    ranks=(1, 2) if outcome > 0.5 else (2, 1) if outcome < 0.5 else (1, 1),
                     annotators=(judge_name,),
                     source="head-to-head",
                 )

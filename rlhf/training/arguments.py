@@ -87,7 +87,7 @@ class StageArguments(ModelArguments, TrainingArguments):
     logging_steps: float = field(default=1, metadata={"help": "Steps between logged rows."})
     save_steps: float = field(default=50, metadata={"help": "Steps between checkpoints."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; older ones are deleted."})
-    report_to: str = field(default="none", metadata={"help": "Trackers: none, wandb, tensorboard."})
+    report_to: str = field(default="none", metadata={"help": "Trackers: none or wandb."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinity in logged losses."})
     bf16: bool = field(default=False, metadata={"help": "Autocast; the backbone's own type is --dtype."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin batches in host memory."})
@@ -106,3 +106,6 @@ class StageArguments(ModelArguments, TrainingArguments):
         if not torch.accelerator.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds that too, but warns
         super().__post_init__()
+        if self.n_gpu > 1:
+            # without a launcher the Trainer would copy the model to every GPU and give each the same batch
+            self._n_gpu = 1

@@ -74,6 +74,8 @@ def find_checkpoint(output_dir: Path, requested: str) -> Path:
     if requested != "latest":
         folder = Path(requested)
         verify_checkpoint(folder)
+        if not folder.name.removeprefix(PREFIX).isdigit():
+            raise ValueError(f"resume_from_checkpoint is {folder}: its name states no step, such as {PREFIX}100")
         return folder
     problems = []
     for folder in sorted(checkpoints_in(output_dir), key=step_of, reverse=True):

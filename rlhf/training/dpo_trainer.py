@@ -43,9 +43,10 @@ class DPOTrainer(PairTrainer):
 
     def pair_losses(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
         """`[pairs]` losses; logs implicit rewards beta log(policy / reference), their margin and accuracy."""
-        policy = model(batch.packed, [POLICY])["policy"].logprobs
+        # the policy last: roles stand until the next forward, and checkpointing runs the policy's again in backward
         with torch.no_grad():
             reference = self.backbone(batch.packed, [REFERENCE])["reference"].logprobs
+        policy = model(batch.packed, [POLICY])["policy"].logprobs
         logratio = batch.packed.sum_by_response(policy - reference)
         chosen, rejected = logratio[batch.chosen_index], logratio[batch.rejected_index]
         margin = self.args.beta * (chosen - rejected)

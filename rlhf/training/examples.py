@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -11,6 +12,8 @@ from tqdm import tqdm
 from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison
 from rlhf.engine.packing import Group, PackedBatch, pack
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ def ranked_groups(chat: Chat, comparisons: Sequence[Comparison]) -> list[RankedG
             f"none of {len(comparisons)} comparisons orders two responses: rank them first, "
             "or give pairs with chosen and rejected"
         )
+    if len(ranked) < len(comparisons):
+        num_left_out = len(comparisons) - len(ranked)
+        logger.warning("%d of %d comparisons order no two responses and are left out", num_left_out, len(comparisons))
     return ranked
 
 

@@ -39,7 +39,9 @@ def read_files_or_hub(
     if not names:
         raise ValueError(f"{field} is missing: name one or more JSON Lines files with --{field}")
     with tempfile.TemporaryDirectory() as folder:
-        files = [fetch(name, Path(folder)) if is_hub_name(name) else name for name in names]
+        files = [
+            fetch(name, Path(folder) / str(number)) if is_hub_name(name) else name for number, name in enumerate(names)
+        ]
         records, report = read(files, skip_bad_lines=skip_bad_lines)
     if report.num_bad:
         print(report)
@@ -60,6 +62,7 @@ def fetch(name: str, folder: Path) -> str:
     except Exception as error:  # the library raises many kinds, offline, missing and gated among them
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"data set {name!r} is no local file and could not be had from the hub ({reason})") from error
+    folder.mkdir()
     path = folder / f"{dataset.replace('/', '--')}.jsonl"
     rows.to_json(path, force_ascii=False)
     return str(path)

@@ -39,6 +39,7 @@ class PairTrainer(RoleTrainer, ABC):
     ) -> torch.Tensor:
         """Mean loss per comparison over the whole optimiser step: all micro-batches of all processes."""
         total = (self.pair_losses(model, inputs) * inputs.weight).sum()
+        self.check_finite("loss", total)
         # processes average their gradients, so each multiplies its share of the sum by their number
         return total * self.accelerator.num_processes / num_items_in_batch
 
@@ -67,6 +68,7 @@ class PairTrainer(RoleTrainer, ABC):
         self, examples: Sequence[RankedGroup], label: str
     ) -> Iterator[tuple[Sequence[RankedGroup], PairBatch, torch.Tensor]]:
         """Batches of examples with their `response_scores`; every process computes all of them."""
+        self.backbone.eval()  # an adapter's dropout is for training
         size = self.args.per_device_eval_batch_size
         starts = range(0, len(examples), size)
         for start in tqdm(starts, desc=label, unit="batch", disable=not self.is_world_process_zero()):

@@ -38,12 +38,12 @@ def parse(argument_class: type[Arguments], argv: Sequence[str] | None = None) ->
 def exit_on_error() -> Iterator[None]:
     """Turn a user's mistake during set-up into "error: ..." on standard error and exit code 2.
 
-    These are ValueError (DataError among them), FileNotFoundError and FileExistsError; anything else is a
+    These are ValueError (DataError among them) and OSError, missing files and full disks; anything else is a
     defect and keeps its traceback.
     """
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 

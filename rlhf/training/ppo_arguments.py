@@ -47,6 +47,9 @@ class PPOArguments(StageArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("save_strategy", "logging_strategy"):
+            if str(getattr(self, name).value) == "epoch":
+                raise ValueError(f"{name} is epoch: PPO counts rollouts; choose steps or no")
         if self.value_model not in ("adapter", "shared"):
             raise ValueError(f"value_model is {self.value_model!r}: choose adapter or shared")
         if self.lora_dropout:

@@ -142,6 +142,7 @@ class PPOTrainer(RoleTrainer):
             batch.ref_logprobs = outputs["reference"].logprobs
             batch.old_values = outputs[self.training_roles[-1].name].values
             batch.scores = self._score(batch, self.scorer) if self.scorer else outputs["reward"].scores
+            self.check_finite("score", batch.scores)
 
     def _score(self, batch: RolloutBatch, scorer: ResponseScorer) -> torch.Tensor:
         scores = torch.tensor(
@@ -208,6 +209,7 @@ class PPOTrainer(RoleTrainer):
             waits = not is_last and not self.is_deepspeed_enabled
             with self.accelerator.no_sync(model) if waits else contextlib.nullcontext():
                 total = self._loss_sum(model, batch, is_first=is_first)
+                self.check_finite("loss", total)
                 # processes average their gradients, so each multiplies its share of the sum by their number
                 loss = total * self.accelerator.num_processes / num_tokens
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))

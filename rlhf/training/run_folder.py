@@ -126,7 +126,7 @@ class RunFolder:
             raise FileExistsError(f"{self.path} is not empty; {fix}, or empty it")
 
     def _resumed(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """The manifest on disk, checked to be of the same stage and data as `manifest`."""
+        """The manifest on disk, checked to be of the same stage, data and parents as `manifest`."""
         if not (self.path / MANIFEST).exists():
             raise FileNotFoundError(
                 f"{self.path} holds no run to resume; leave out --resume_from_checkpoint to start one there"
@@ -142,6 +142,12 @@ class RunFolder:
                 f"the data of the run in {self.path} has changed since it started "
                 f"({', '.join(before['data'])}); restore it, or start a new run in another --output_dir"
             )
+        for name, parent in manifest["parents"].items():
+            if before["parents"].get(name, {}).get("sha256") != parent["sha256"]:
+                raise ValueError(
+                    f"the {name} of the run in {self.path} was another one when it started "
+                    f"({before['parents'].get(name)}); restore it, or start a new run in another --output_dir"
+                )
         return before
 
     def _read_manifest(self) -> dict[str, Any]:

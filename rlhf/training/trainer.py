@@ -104,6 +104,18 @@ class RoleTrainer(Trainer):
         totals = self.accelerator.reduce(totals, reduction="sum")
         return {name: (total / count).item() for name, (total, count) in zip(names, totals, strict=True)}
 
+    def check_finite(self, name: str, value: torch.Tensor) -> None:
+        """Stop before a step on numbers that are none.
+
+        Raises:
+            FloatingPointError: a value is NaN or infinite.
+        """
+        if not value.isfinite().all():
+            raise FloatingPointError(
+                f"{name} is {value.detach().float().mean().item()} at step {self.state.global_step + 1}: stopped "
+                "before the weights change; lower --learning_rate, or go on from the last checkpoint"
+            )
+
     # ---- saving -----------------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -109,7 +109,9 @@ def assert_same_losses(rows: list[dict[str, Any]], expected: list[dict[str, Any]
     for row, reference in zip(rows, expected, strict=True):
         for name in ("loss", "loss/policy", "loss/value", "grad_norm"):
             if name in reference:
-                assert row[name] == pytest.approx(reference[name], rel=tolerance), (row["step"], name)
+                # the policy loss is a mean of terms around 1 that cancel to 1e-3: compared to the terms, not to it
+                smallest = 1e-6 if name == "loss/policy" else 0.0
+                assert row[name] == pytest.approx(reference[name], rel=tolerance, abs=smallest), (row["step"], name)
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
@@ -130,7 +132,7 @@ def test_two_processes_learn_what_one_does(stage, zero_stage, alone, together, t
     assert len(loaded) == 14
     assert any(parameter.abs().max() > 0 for parameter in loaded.values())
 
-    # a checkpoint holds what is trained: less than a tenth of the backbone, twice over
+    # what is trained, and not the tied embeddings, which are most of the backbone
     size = sum(file.stat().st_size for file in (run / f"checkpoint-{MAX_STEPS}").rglob("*") if file.is_file())
     assert size < (tiny_chat_model / "model.safetensors").stat().st_size / 5
 

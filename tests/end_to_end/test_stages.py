@@ -55,6 +55,26 @@ def test_dpo_starts_at_ln_2(tiny_chat_model, data, tmp_path, rlhf) -> None:
     assert json.loads((tmp_path / "dpo" / "metrics.json").read_text())["eval_accuracy"]["n"] == 24
 
 
+def test_dpo_learns_the_same_with_activation_checkpointing(tiny_chat_model, data, tmp_path, rlhf) -> None:
+    small = [
+        "--model",
+        tiny_chat_model,
+        "--dtype",
+        "float32",
+        "--lora_r",
+        4,
+        "--max_steps",
+        2,
+        "--learning_rate",
+        "1e-3",
+    ]
+    files = ["--train_file", data / "pairs.jsonl"]
+    rlhf("dpo", *small, *files, "--output_dir", tmp_path / "kept")
+    rlhf("dpo", *small, *files, "--activation_checkpointing", "true", "--output_dir", tmp_path / "again")
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
 def test_ppo_against_a_function_of_the_users_own(tiny_chat_model, data, tmp_path, rlhf) -> None:
     (tmp_path / "my_rewards.py").write_text(SCORER)
     small = [

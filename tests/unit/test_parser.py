@@ -135,7 +135,6 @@ def test_values_of_the_right_type_are_taken(config, line: str, name: str, expect
         ("loss: square", "one of sigmoid, hinge"),
         ("colour: blue", "one of red, green"),
         ("note: 12", "a string or null"),
-        ("data: one.jsonl", "a list, each item a string"),
         ("data: [1]", "a list, each item a string"),
     ],
 )

@@ -233,3 +233,10 @@ def test_a_folder_without_a_model_has_no_hash(tmp_path: Path) -> None:
 def test_importing_the_module_does_not_import_torch() -> None:
     code = "import sys, rlhf.training.run_folder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_resume_on_another_parent_is_refused(start, tmp_path: Path) -> None:
+    start()
+    (tmp_path / "parent" / "config.json").write_text('{"retrained": true}')
+    with pytest.raises(ValueError, match=r"the policy of the run in .* was another one"):
+        start(resume=True)
