@@ -86,21 +86,39 @@ def shared_prefix_attention(
             f"a sequence of {prefix_layout.longest} tokens exceeds the model's sliding window of {sliding_window}: "
             "lower max_prompt_length or max_response_length"
         )
-    lengths = list(prefix_layout.group_lengths)
+    rows = [_attend(q, k, v, prefix_layout, scaling) for q, k, v in zip(query, key, value, strict=True)]
+    return torch.stack(rows), None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PrefixLayout, scaling: float | None
+) -> torch.Tensor:
+    """One row, `[heads, tokens, head_dim]` to `[tokens, heads, head_dim]`.
+
+    Each row has calls of its own: the CPU kernel shares heads out to threads, so with several rows in a call the last
+    bits of one would depend on how many stand beside it.
+    """
+    lengths = list(layout.group_lengths)
     outputs = [
         F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            q[None],
+            k[None],
+            v[None],
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=q.shape[0] != k.shape[0],
         )
         for q, k, v, mask in zip(
-            query.split(lengths, dim=2),
-            key.split(lengths, dim=2),
-            value.split(lengths, dim=2),
-            prefix_layout.masks,
+            query.split(lengths, dim=1),
+            key.split(lengths, dim=1),
+            value.split(lengths, dim=1),
+            layout.masks,
             strict=True,
         )
     ]
     # split and cat rather than assignment into slices: their backward copies each element once
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, dim=2)[0].transpose(0, 1)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the README and the docs say is what runs: their commands, word for word, on a tiny model."""
+"""What the README and the docs say is what runs: their commands, word for word, on the embedded model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rlhf.data.comparisons import read_comparisons
 ROOT = Path(__file__).resolve().parents[2]
 # Appended to a command, so that it ends soon; nothing of the command itself is changed.
 SHORTENED = {
-    "sft": "--max_steps 1 --per_device_train_batch_size 2",
-    "sample": "--max_new_tokens 8",
-    "reward": "--max_steps 1",
-    "ppo": "--max_steps 1 --max_new_tokens 8",
-    "dpo": "--max_steps 1",
+    "sft": "--max_steps 1 --gradient_accumulation_steps 1",
+    "sample": "--max_new_tokens 24 --samples_per_prompt 2",
+    "reward": "--max_steps 1 --gradient_accumulation_steps 1 --normalise_examples 8",
+    "ppo": "--max_steps 1 --gradient_accumulation_steps 1 --num_ppo_epochs 1 --max_new_tokens 8",
+    "dpo": "--max_steps 1 --gradient_accumulation_steps 1",
     "evaluate": "--max_new_tokens 8",
     "rank": "",
 }
@@ -34,14 +34,15 @@ def commands(document: str) -> list[str]:
     return [line for line in lines if line.startswith("rlhf ")]
 
 
-def test_the_readme_takes_a_newcomer_from_demonstrations_to_a_judged_policy(tmp_path: Path, tiny_chat_model) -> None:
+@pytest.mark.real_model
+@pytest.mark.timeout(900)
+def test_the_readme_takes_a_newcomer_from_demonstrations_to_a_judged_policy(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
     ran = []
     for line in commands("README.md"):
         _, name, *rest = shlex.split(line)
-        extra = SHORTENED[name] + (f" --model {tiny_chat_model}" if name == "sft" else "")
-        command = [sys.executable, "-m", "rlhf.cli", name, *rest, *shlex.split(extra)]
+        command = [sys.executable, "-m", "rlhf.cli", name, *rest, *shlex.split(SHORTENED[name])]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
         ran.append(name)

@@ -178,6 +178,15 @@ def test_rewinding_drops_later_rows_and_a_torn_line(start) -> None:
     assert rows_of(run) == [{"step": 1}, {"step": 2}, {"note": "no step"}, {"step": 3, "again": True}]
 
 
+def test_rewinding_drops_later_samples_and_keeps_line_separators_in_text(start) -> None:
+    run = start()
+    rows = [{"step": step, "response": "one\u2028two\x85three"} for step in (1, 2, 3)]
+    log = run.path / "samples.jsonl"
+    log.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    run.rewind(2)
+    assert [json.loads(line) for line in log.read_text(encoding="utf-8").split("\n")[:-1]] == rows[:2]
+
+
 def test_rewinding_without_a_log_does_nothing(start) -> None:
     run = start()
     run.rewind(0)
