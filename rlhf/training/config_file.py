@@ -18,6 +18,9 @@ import yaml
 INHERITED_OUTPUT_PATHS = frozenset({"output_dir"})
 INHERITED_PATHS = frozenset({"resume_from_checkpoint", "deepspeed", "accelerator_config", "fsdp_config"})
 
+# An environment variable in a path: ${RLHF_REAL_DATA}/sft/train.jsonl
+VARIABLE = re.compile(r"\$\{([^{}]*)\}")
+
 # YAML 1.1 reads 1e-5 (no dot, or no sign in the exponent) as a string.
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -40,6 +43,9 @@ def read_config(path: str | Path, argument_class: type) -> dict[str, Any]:
     `./` or `../` or exists there; other values (names of models and data sets) stay as they are. With
     `{"path": True, "output": True}` every path that is not absolute is.
 
+    `${NAME}` in such a field, and in no other, stands for an environment variable; a value that begins with one
+    is what the same text is on the command line, not relative to the file.
+
     Raises ValueError naming file, line, key, the value found and the type expected.
     """
     path = Path(path)
@@ -60,8 +66,17 @@ def read_config(path: str | Path, argument_class: type) -> dict[str, Any]:
             expected = describe(hints[key])
             hint = _quoting_hint(value, hints[key])
             raise ValueError(f"{where}: {key}: expected {expected}, found {value!r}{hint}") from None
-        values[key] = _resolve_paths(checked, fields[key], path.absolute().parent)
+        try:
+            values[key] = _resolve_paths(checked, fields[key], path.absolute().parent)
+        except LookupError as error:
+            raise ValueError(f"{where}: {key}: {error.args[0]}") from None
     return values
+
+
+def is_path_field(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field of an argument class names a file or folder that is read; outputs are none."""
+    is_path = bool(field.metadata.get("path")) or field.name in INHERITED_PATHS
+    return is_path and not _is_output_field(field)
 
 
 def closest(name: str, known: Any) -> str:
@@ -180,20 +195,42 @@ def _quoting_hint(value: Any, hint: Any) -> str:
 
 def _resolve_paths(value: Any, field: dataclasses.Field[Any], folder: Path) -> Any:
     """`value` with its relative paths taken from `folder`, when `field` holds paths."""
-    is_output = bool(field.metadata.get("output")) or field.name in INHERITED_OUTPUT_PATHS
-    if not (is_output or field.metadata.get("path") or field.name in INHERITED_PATHS):
+    is_output = _is_output_field(field)
+    if not (is_output or is_path_field(field)):
         return value
     if isinstance(value, list):
         return [_resolve_path(item, folder, is_output) for item in value]
     return _resolve_path(value, folder, is_output)
 
 
+def _is_output_field(field: dataclasses.Field[Any]) -> bool:
+    return bool(field.metadata.get("output")) or field.name in INHERITED_OUTPUT_PATHS
+
+
 def _resolve_path(value: Any, folder: Path, is_output: bool) -> Any:
     if not isinstance(value, str | Path) or not str(value):
         return value
-    text = os.path.expanduser(value)
+    expanded = _expand_variables(str(value))
+    if VARIABLE.match(str(value)):
+        return type(value)(os.path.normpath(expanded))
+    text = os.path.expanduser(expanded)
     resolved = os.path.normpath(folder / text)
     is_relative = str(value).startswith(("./", "../")) or str(value) in (".", "..")
     if is_output or is_relative or os.path.isabs(text) or os.path.exists(resolved):
         return type(value)(resolved)
     return value
+
+
+def _expand_variables(text: str) -> str:
+    """The text with each `${NAME}` replaced; LookupError for a variable that is unset, empty or misnamed."""
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1]
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise LookupError(f"{match[0]} names no environment variable: write ${{NAME}}")
+        if not os.environ.get(name):
+            state = "empty" if name in os.environ else "not set"
+            raise LookupError(f"the environment variable {name} is {state}: it belongs to the path {text!r}")
+        return os.environ[name]
+
+    return VARIABLE.sub(value_of, text)

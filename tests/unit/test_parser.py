@@ -314,3 +314,49 @@ def test_help_lists_fields_with_their_text(capsys) -> None:
     assert "Settings of a toy run." in out
     assert "Name or folder." in out
     assert "--config" in out
+
+
+def test_a_path_may_hold_an_environment_variable(config, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("RLHF_TEST_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("RLHF_TEST_SPLIT", "train")
+    file = config(
+        "data: ['${RLHF_TEST_DATA}/${RLHF_TEST_SPLIT}.jsonl', plain.jsonl]\noutput_dir: runs/${RLHF_TEST_SPLIT}"
+    )
+    arguments = parse(Toy, ["--config", file])
+    assert arguments.data == [str(tmp_path / "elsewhere" / "train.jsonl"), "plain.jsonl"]
+    assert arguments.output_dir == str(tmp_path / "runs" / "train")
+
+
+def test_a_path_that_begins_with_a_variable_is_not_relative_to_the_file(config, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("RLHF_TEST_DATA", "data")
+    file = config("data: '${RLHF_TEST_DATA}/a.jsonl'")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text("{}")
+    assert parse(Toy, ["--config", file]).data == [os.path.join("data", "a.jsonl")]
+
+
+@pytest.mark.parametrize(("value", "words"), [(None, "not set"), ("", "empty")])
+def test_an_unset_variable_is_named_with_file_and_field(config, monkeypatch, capsys, value, words) -> None:
+    monkeypatch.delenv("RLHF_TEST_DATA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("RLHF_TEST_DATA", value)
+    file = config("max_steps: 1\ndata: ['${RLHF_TEST_DATA}/a.jsonl']")
+    with pytest.raises(SystemExit) as stopped:
+        parse(Toy, ["--config", file])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {file}:2: data: the environment variable RLHF_TEST_DATA is {words}: "
+        "it belongs to the path '${RLHF_TEST_DATA}/a.jsonl'\n"
+    )
+
+
+@pytest.mark.parametrize("text", ["${}/a", "${A B}/a", "${1A}/a"])
+def test_a_variable_that_cannot_exist_is_refused(config, capsys, text) -> None:
+    with pytest.raises(SystemExit):
+        parse(Toy, ["--config", str(config(f"data: ['{text}']"))])
+    assert "names no environment variable" in capsys.readouterr().err
+
+
+def test_only_paths_hold_variables(config, monkeypatch) -> None:
+    monkeypatch.setenv("RLHF_TEST_DATA", "elsewhere")
+    assert parse(Toy, ["--config", str(config("note: '${RLHF_TEST_DATA}'"))]).note == "${RLHF_TEST_DATA}"
