@@ -27,6 +27,7 @@ COMMANDS = {
     "dpo": Command("rlhf.train_dpo", "train a policy on comparisons directly"),
     "ppo": Command("rlhf.train_ppo", "train a policy against a reward model"),
     "sample": Command("rlhf.sample", "sample several responses to each prompt"),
+    "annotate": Command("annotation.command", "rank responses in the browser; import, export"),
     "rank": Command("rlhf.rank", "rank sampled responses by a rule, where no person is at hand"),
     "evaluate": Command("rlhf.evaluate_policy", "compare policies on held-out prompts"),
 }

@@ -1,0 +1,175 @@
+"""The judge page: a Gradio Blocks around one HTML component, whose script works through the REST interface.
+
+The component's template is constant, and no Gradio event leads to Python: texts reach the page as JSON and enter it
+as text. Gradio takes seconds to import, so it is imported in a thread of its own while the rest already answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from annotation.store import StoreUnavailable
+
+STATIC = Path(__file__).parent / "static"
+PATH = "/annotate"
+# All that the page asks Gradio for. The rest of Gradio's routes (uploads, files, its API) does not exist here.
+PUBLIC = ("assets/", "static/", "svelte/", "theme.css", "favicon.ico")
+PRIVATE = ("", "config")
+CHECKED = "rlhf.annotator"  # in the scope of a request whose session is valid
+
+JS_ON_LOAD = "import('/static/judge.js').then((judge) => judge.start(element));"
+HEAD = (
+    '<link rel="stylesheet" href="/static/judge.css"><link rel="modulepreload" href="/static/judge.js">'
+    '<link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
+)
+
+
+def check_environment() -> None:
+    """Raises:
+    ValueError: a variable is set under which Gradio would let the page's visitors rewrite the program.
+    """
+    if os.environ.get("GRADIO_VIBE_MODE"):
+        raise ValueError("GRADIO_VIBE_MODE is set, which lets visitors edit the app's code; unset it")
+
+
+def build() -> FastAPI:
+    """The page as an app of its own, with every setting said here and none taken from the environment."""
+    check_environment()
+    for name in [name for name in os.environ if name.startswith("GRADIO_") and name != "GRADIO_TEMP_DIR"]:
+        del os.environ[name]
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    gr: Any = importlib.import_module("gradio")
+    with gr.Blocks(analytics_enabled=False, title="Annotate", fill_width=True) as blocks:
+        gr.HTML(
+            html_template=(STATIC / "card.html").read_text(encoding="utf-8"),
+            js_on_load=JS_ON_LOAD,
+            apply_default_css=False,
+            elem_id="judge-page",
+        )
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    # Where the parent has a list of foreign origins, Gradio brings none of its own; this one is empty.
+    app.add_middleware(CORSMiddleware, allow_origins=[])
+    return gr.mount_gradio_app(
+        app,
+        blocks,
+        path=PATH,
+        server_name="127.0.0.1",
+        root_path="",
+        auth_dependency=lambda request: request.scope.get(CHECKED),
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        head=HEAD,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        allowed_paths=[],
+        max_file_size=1,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+    )
+
+
+class JudgePage:
+    """ASGI app for all of `PATH`: checks the session, then hands over to Gradio as soon as that is there."""
+
+    def __init__(self, annotator_of: Callable[[Request], str | None]):
+        self._annotator_of = annotator_of
+        self._task: asyncio.Task[None] | None = None
+        self._app: asyncio.Future[ASGIApp] | None = None
+        self._stopping = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to import Gradio; returns at once."""
+        if self._task is None:
+            self._app = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(self._serve(self._app))
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        if self._task is not None:
+            await self._task
+
+    async def _serve(self, ready: asyncio.Future[ASGIApp]) -> None:
+        """Hold Gradio's own start and stop in one task."""
+        building = asyncio.ensure_future(_in_daemon_thread(build))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((building, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not building.done():
+            building.cancel()
+            ready.cancel()
+            return
+        try:
+            app = building.result()
+        except BaseException as error:
+            ready.set_exception(error)
+            raise
+        async with app.router.lifespan_context(app):
+            ready.set_result(app)
+            await stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        answer = await self._answer(request)
+        if answer is None:
+            self.start()
+            assert self._app is not None
+            answer = await asyncio.shield(self._app)
+            # Our mount has taken its part off the path, and Gradio's own mount wants to see it.
+            scope["root_path"] = scope.get("app_root_path", "")
+            await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> ASGIApp | None:
+        """What to answer in place of the page; None where the page may be shown."""
+        path = request.url.path.removeprefix(PATH).removeprefix("/")
+        if request.method not in ("GET", "HEAD"):
+            return JSONResponse({"detail": "the page takes no requests but GET"}, 405, {"allow": "GET, HEAD"})
+        if path.startswith(PUBLIC):
+            return None
+        if path not in PRIVATE:
+            return JSONResponse({"detail": "there is no such page"}, 404)
+        try:
+            annotator = await run_in_threadpool(self._annotator_of, request)
+        except StoreUnavailable as error:
+            return JSONResponse({"detail": str(error)}, 503, {"retry-after": "1"})
+        if annotator is None:
+            return RedirectResponse("/login", 303)
+        request.scope[CHECKED] = annotator
+        return None
+
+
+async def _in_daemon_thread(function: Callable[[], Any]) -> Any:
+    """As `asyncio.to_thread`, but a program that ends does not wait for it."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if result.cancelled():
+            return
+        if error is None:
+            result.set_result(value)
+        else:
+            result.set_exception(error)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Any, BaseException | None] = (function(), None)
+        except BaseException as error:
+            outcome = (None, error)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="judge-page", daemon=True).start()
+    return await result

@@ -1,0 +1,16 @@
+"""What Alembic runs: migrations on the connection that the store hands over, inside its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from annotation.tables import metadata
+
+config = context.config
+context.configure(
+    connection=config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=config.get_main_option("version_table"),
+    render_as_batch=True,  # SQLite cannot alter a table in place
+)
+context.run_migrations()

@@ -1,0 +1,1 @@
+"""Migrations of the annotation store, in the order of their numbers."""

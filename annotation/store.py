@@ -1,0 +1,236 @@
+"""The annotation store: a SQLite file or a PostgreSQL database, migrated when it is opened.
+
+SQLite runs with a write-ahead log, full synchronisation and immediate write transactions: what was acknowledged
+is on the disk. All else is one code path for both.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+VERSION_TABLE = "rlhf_annotation_version"
+WAIT_SECONDS = 5  # for another writer
+NETWORK_FILE_SYSTEMS = re.compile(
+    r"nfs.*|cifs|smb.*|afs|9p|ceph|lustre|gpfs|glusterfs|beegfs|fuse\.(sshfs|glusterfs|s3fs|rclone)"
+)
+URL_HELP = (
+    "use sqlite:///annotations.db (a file here), sqlite:////data/annotations.db, or postgresql://user@host/database"
+)
+
+
+class StoreError(ValueError):
+    """A store that cannot be used: its address, what is wrong, and the fix."""
+
+
+class StoreUnavailable(Exception):
+    """The store could not do it now; nothing was changed, and the same request may go through later."""
+
+
+class StoreBusy(StoreUnavailable):
+    """Another writer held the store for longer than `WAIT_SECONDS`, or the database is away."""
+
+
+class StoreFull(StoreUnavailable):
+    """No room on the disk."""
+
+
+class Store:
+    """A database of the newest schema. Made by `Store.open`.
+
+    Attributes:
+        engine: SQLAlchemy's engine.
+        address: the URL without a password.
+    """
+
+    def __init__(self, engine: sa.Engine):
+        self.engine = engine
+        self.address = engine.url.render_as_string(hide_password=True)
+        self._writer = engine.execution_options(rlhf_writes=True)
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = True) -> Store:
+        """Connect and bring the tables up to date.
+
+        `create=False` refuses a SQLite file that is not there.
+
+        Raises:
+            StoreError: the URL is of another kind, the file is no database, the database belongs to something else
+                or was written by a later version, or it cannot be reached.
+        """
+        parsed = _parse(url)
+        if parsed.get_backend_name() == "sqlite":
+            _check_file(Path(str(parsed.database)), create=create)
+        store = cls(_engine(parsed))
+        try:
+            with store.writing() as connection:
+                _migrate(connection, store.address)
+        except (StoreError, StoreUnavailable) as error:
+            store.close()
+            raise error if isinstance(error, StoreError) else StoreError(f"store {store.address}: {error}") from None
+        except sa.exc.DatabaseError as error:
+            store.close()
+            reason = str(error.orig).strip().partition("\n")[0]
+            raise StoreError(f"store {store.address}: {reason}; name an annotation store, or a new file") from None
+        return store
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that reads.
+
+        Raises:
+            StoreUnavailable: the database is busy or away.
+        """
+        with _named_troubles(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes: committed and on the disk when the block ends, undone when it raises.
+
+        Raises:
+            StoreUnavailable: the database is busy, away or full.
+        """
+        with _named_troubles(), self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _parse(url: str) -> sa.URL:
+    if "://" not in url:
+        raise StoreError(f"store is {url!r}, which is no URL; {URL_HELP}")
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        raise StoreError(f"store is {url!r}, which is no URL of a database; {URL_HELP}") from None
+    if parsed.drivername == "sqlite":
+        if not parsed.database or parsed.database == ":memory:" or parsed.host:
+            raise StoreError(f"store {url!r} names no file; {URL_HELP}")
+        return parsed.set(database=str(Path(parsed.database).absolute()), query={})
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise StoreError(f"store is of kind {parsed.drivername!r}; {URL_HELP}")
+
+
+def _check_file(file: Path, *, create: bool) -> None:
+    if file.is_dir() or not file.parent.is_dir():
+        what = "is a folder" if file.is_dir() else f"lies in {file.parent}, which is not there"
+        raise StoreError(f"store {file} {what}; name a file in a folder that exists")
+    if not create and not file.exists():
+        raise StoreError(f"store {file} is not there; name the one that `rlhf annotate` or `rlhf sample` filled")
+    kind = file_system(file.parent)
+    if NETWORK_FILE_SYSTEMS.fullmatch(kind):
+        fix = "put it on a local disk, or use PostgreSQL"
+        raise StoreError(f"store {file} lies on a network file system ({kind}), where SQLite loses data; {fix}")
+
+
+def file_system(folder: Path) -> str:
+    """Kind of the file system that a folder lies on ("ext4", "nfs4"); empty where the system does not say."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    found = ("", "")
+    for line in lines:
+        fields, _, tail = line.partition(" - ")
+        mount = fields.split()[4].encode().decode("unicode_escape")
+        if len(mount) >= len(found[0]) and folder.resolve().is_relative_to(mount):
+            found = (mount, tail.split()[0])
+    return found[1]
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    # a web server's threads share these; SQLite lets one of them write at a time
+    pool: dict[str, Any] = {"pool_size": 16, "max_overflow": 32, "pool_timeout": 10}
+    if url.get_backend_name() == "sqlite":
+        engine = sa.create_engine(url, connect_args={"timeout": WAIT_SECONDS}, **pool)
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        options = f"-c lock_timeout={WAIT_SECONDS * 1000} -c synchronous_commit=on"
+        return sa.create_engine(
+            url, pool_pre_ping=True, connect_args={"options": options, "connect_timeout": WAIT_SECONDS}, **pool
+        )
+    except ModuleNotFoundError:
+        raise StoreError("a PostgreSQL store needs psycopg: pip install 'rlhf-loop[postgres]'") from None
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say, below
+    connection.execute("PRAGMA busy_timeout = " + str(WAIT_SECONDS * 1000))
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # a transaction that reads first and writes later fails at once where another wrote between: lock first
+    writes = connection.get_execution_options().get("rlhf_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(connection: sa.Connection, address: str) -> None:
+    """Run the migrations that the database has not seen, in the transaction of the caller."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": VERSION_TABLE})
+    tables = sa.inspect(connection).get_table_names()
+    if tables and VERSION_TABLE not in tables:
+        found = ", ".join(sorted(tables)[:3])
+        raise StoreError(f"store {address} is a database of something else (it holds {found}); name another one")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("version_table", VERSION_TABLE)
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    if tables:
+        (current,) = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).one()
+        scripts = ScriptDirectory.from_config(config)
+        try:
+            scripts.get_revision(current)
+        except CommandError:
+            fix = f"this one knows up to {scripts.get_current_head()}: update rlhf-loop"
+            raise StoreError(f"store {address} was written by a later version (schema {current}); {fix}") from None
+        if current == scripts.get_current_head():
+            return
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def _named_troubles() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.TimeoutError:
+        raise StoreBusy("too many requests at once; try again") from None
+    except sa.exc.OperationalError as error:
+        if isinstance(error.orig, sqlite3.OperationalError):
+            _raise_sqlite_trouble(error, error.orig)
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if state.startswith("53100"):
+            raise StoreFull("the database has no room left; free some") from error
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise StoreBusy(f"the database did not answer in time or is away ({reason}); try again") from error
+
+
+def _raise_sqlite_trouble(error: sa.exc.OperationalError, reason: sqlite3.OperationalError) -> None:
+    code = reason.sqlite_errorcode & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        raise StoreBusy(f"another writer held the store for over {WAIT_SECONDS} s; try again") from error
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        raise StoreFull(f"the store cannot be written ({reason}); free some room on its disk") from error
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        raise StoreBusy(f"the store's file cannot be opened for writing ({reason}); see its permissions") from error
+    raise error
