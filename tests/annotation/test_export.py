@@ -1,0 +1,163 @@
+"""Into the store and out of it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from annotation.export import export, judged_comparisons
+from annotation.importing import PolicyOrigin, import_comparisons
+from annotation.records import Judgment
+from annotation.service import AnnotationService
+from annotation.store import Store
+from rlhf.data.comparisons import Comparison, DataError, Message, Response, read_comparisons
+from tests.annotation.items import comparison
+
+
+def judge_all(service: AnnotationService, name: str, *preferred: str) -> str:
+    """Rank every item by the words its responses end with; the annotator's id."""
+    annotator_id = service.annotator_of(service.sign_in(name)).id
+    while (card := service.next_card(annotator_id, "tab")) is not None:
+        ranks = tuple(preferred.index(text.split()[-1]) + 1 for text in card.responses)
+        strength = 2 if len(ranks) == 2 else None
+        said = Judgment(f"{annotator_id}-{card.item_id}", card.item_id, "ranking", ranks, strength)
+        service.submit(annotator_id, "tab", said)
+    return annotator_id
+
+
+def test_what_goes_in_comes_out_ranked(store: Store, service, tmp_path: Path) -> None:
+    sampling = {"temperature": 0.7, "top_k": None}
+    responses = tuple(
+        Response(text, policy, sampling, seed, reason)
+        for text, policy, seed, reason in (
+            ("  leading space and ünïcödé \N{PILE OF POO} first", "runs/ppo", 2**70, "stop"),
+            ("```\ncode\n```\n second", "runs/ppo", None, "length"),
+            ("third", None, 3, None),
+        )
+    )
+    prompt = (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Go"))
+    import_comparisons(store, [Comparison(prompt, responses, source="sampled")])
+    ada = judge_all(service, "Ada", "second", "third", "first")
+    assert export(store, tmp_path / "out.jsonl") == 1
+    (read,), _ = read_comparisons(tmp_path / "out.jsonl")
+    assert read == Comparison(prompt, responses, (3, 1, 2), annotators=(ada,), source="sampled")
+
+
+def test_every_judgment_that_stands_is_a_row_and_the_same_store_gives_the_same_bytes(
+    store: Store, service, fill, tmp_path: Path
+) -> None:
+    fill(3, overlap=2)
+    ada, bob = judge_all(service, "Ada", "first", "second"), judge_all(service, "Bob", "second", "first")
+    service.undo(bob, "tab", "undo-0001")
+    for name in ("a", "b"):
+        export(store, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    rows = [(row.prompt[0].content, row.annotators[0], row.ranks, row.strength) for row in judged_comparisons(store)]
+    assert rows == [
+        ("question 1", ada, (1, 2), 2),
+        ("question 1", bob, (2, 1), 2),
+        ("question 2", ada, (1, 2), 2),
+        ("question 2", bob, (2, 1), 2),
+        ("question 3", ada, (1, 2), 2),
+    ]
+
+
+def test_trl_rows_hold_each_ordered_pair_and_leave_ties_out(store: Store, service, tmp_path: Path) -> None:
+    import_comparisons(store, [comparison(1, 3), comparison(2, 2)])
+    ada = service.annotator_of(service.sign_in("Ada")).id
+    card = service.next_card(ada, "tab")
+    best = tuple(1 if text.endswith("first") else 2 for text in card.responses)
+    service.submit(ada, "tab", Judgment("judgment-1", card.item_id, "ranking", best))
+    card = service.next_card(ada, "tab")
+    better = tuple(1 if text.endswith("second") else 2 for text in card.responses)
+    service.submit(ada, "tab", Judgment("judgment-2", card.item_id, "ranking", better, strength=3))
+    assert export(store, tmp_path / "trl.jsonl", form="trl") == 3
+    rows = [json.loads(line) for line in (tmp_path / "trl.jsonl").read_text().splitlines()]
+    texts = [(row["chosen"][0]["content"], row["rejected"][0]["content"], row.get("margin")) for row in rows]
+    assert texts == [("1 first", "1 second", None), ("1 first", "1 third", None), ("2 second", "2 first", 3)]
+
+
+def test_nothing_judged_is_an_error_and_no_file(store: Store, service, fill, tmp_path: Path) -> None:
+    fill(1)
+    with pytest.raises(DataError, match="no judgments yet"):
+        export(store, tmp_path / "out.jsonl")
+    ada = service.annotator_of(service.sign_in("Ada")).id
+    service.submit(ada, "tab", Judgment("judgment-1", service.next_card(ada, "tab").item_id, "ranking", (1, 1)))
+    with pytest.raises(DataError, match="are ties"):
+        export(store, tmp_path / "out.jsonl", form="trl")
+    assert list(tmp_path.glob("out*")) == []
+    export(store, tmp_path / "out.jsonl")
+    with pytest.raises(FileExistsError, match="choose another"):
+        export(store, tmp_path / "out.jsonl")
+
+
+def test_campaigns_are_exported_apart(store: Store, service) -> None:
+    import_comparisons(store, [comparison(1)], name="one")
+    import_comparisons(store, [comparison(1), comparison(2)], name="two")
+    judge_all(service, "Ada", "first", "second")
+    assert [len(judged_comparisons(store, name=name)) for name in ("one", "two", None)] == [1, 2, 3]
+    with pytest.raises(DataError, match="'three' is not in the store"):
+        judged_comparisons(store, name="three")
+
+
+def test_importing_again_adds_nothing(store: Store) -> None:
+    rows = [comparison(1), comparison(2), comparison(1)]
+    first, second = import_comparisons(store, rows), import_comparisons(store, rows)
+    assert (first.num_added, first.num_known) == (2, 1)
+    assert (second.num_added, second.num_known) == (0, 3)
+
+
+def test_a_policy_is_known_by_name_and_weights(store: Store) -> None:
+    manifest = {"stage": "ppo", "parents": {"backbone": {"sha256": "b"}}}
+    import_comparisons(store, [comparison(1)], origins={"runs/sft": PolicyOrigin("abc", manifest)})
+    import_comparisons(store, [comparison(2)], origins={"runs/sft": PolicyOrigin("abc", manifest)})
+    import_comparisons(store, [comparison(3)], origins={"runs/sft": PolicyOrigin("def", manifest)})
+    with store.reading() as connection:
+        rows = connection.execute(sa.text("SELECT name, sha256 FROM policy ORDER BY id")).all()
+    assert rows == [("runs/sft", "abc"), ("runs/sft", "def")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "words"),
+    [
+        ([comparison(1), comparison(2, 1)], {}, "comparison 2 has 1 responses"),
+        ([Comparison((Message("user", "q"),))], {}, "comparison 1 has 0 responses"),
+        ([Comparison((Message("user", "q"),), (Response("a"),) * 10)], {}, "has 10 responses"),
+        ([Comparison((Message("user", "q"),), (Response("a\0"), Response("b")))], {}, "NUL"),
+        ([comparison(1)], {"overlap": 0}, "overlap is 0"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_whole(store: Store, rows, settings, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        import_comparisons(store, rows, **settings)
+    with store.reading() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM item")).scalar() == 0
+
+
+def test_another_overlap_needs_another_campaign(store: Store) -> None:
+    import_comparisons(store, [comparison(1)])
+    with pytest.raises(DataError, match=r"overlap 1, not 2"):
+        import_comparisons(store, [comparison(2)], overlap=2)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(TEXTS.filter(str.strip), min_size=3, max_size=3, unique=True))
+def test_texts_come_back_to_the_byte(store: Store, service, texts: list[str]) -> None:
+    question, *answers = texts
+    given_one = Comparison((Message("user", question),), tuple(Response(text) for text in answers))
+    import_comparisons(store, [given_one])
+    ada = service.annotator_of(service.sign_in("Ada")).id
+    while (card := service.next_card(ada, "tab")) is not None:
+        said = Judgment(f"judgment-{card.item_id}", card.item_id, "ranking", (1, 2))
+        service.submit(ada, "tab", said)
+    found = next(row for row in judged_comparisons(store) if row.id == given_one.id)
+    assert [response.text.encode() for response in found.responses] == [text.encode() for text in answers]
+    assert found.prompt[0].content.encode() == question.encode()

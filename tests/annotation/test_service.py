@@ -1,0 +1,311 @@
+"""The work of annotators, on a real SQLite file and a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+import sqlalchemy as sa
+
+from annotation.records import InvalidJudgment, InvalidName, Judgment, NotHeld, Progress, UnknownItem
+from annotation.service import SESSION_SECONDS, AnnotationService, shown_order
+from annotation.store import Store
+from annotation.tables import judgment
+
+
+def ranking(name: str, item_id: str, ranks: tuple[int, ...] = (1, 2), **settings: object) -> Judgment:
+    return Judgment(f"judgment-{name}", item_id, "ranking", ranks, **settings)
+
+
+def history(store: Store) -> list[tuple[str, int, str]]:
+    """Item, revision and kind of all judgments, oldest first."""
+    query = sa.select(judgment.c.item_id, judgment.c.revision, judgment.c.kind).order_by(judgment.c.number)
+    with store.reading() as connection:
+        return [(str(row.item_id), row.revision, row.kind) for row in connection.execute(query)]
+
+
+# ---- sessions -------------------------------------------------------------------------------------------------
+
+
+def test_a_session_ends_when_it_is_ended_or_has_run_out(service, clock) -> None:
+    first, second = service.sign_in("Ada"), service.sign_in("  ada ")
+    assert first != second
+    assert service.annotator_of(first) == service.annotator_of(second)
+    service.sign_out(first)
+    assert service.annotator_of(first) is None
+    clock.now += SESSION_SECONDS - 1
+    assert service.annotator_of(second).name == "Ada"
+    clock.now += 1
+    assert service.annotator_of(second) is None
+
+
+def test_a_token_is_not_kept(store: Store, service) -> None:
+    token = service.sign_in("Ada")
+    with store.reading() as connection:
+        rows = connection.execute(sa.text("SELECT * FROM session")).all()
+    assert token not in str(rows)
+    assert service.annotator_of("guess") is None
+    assert service.annotator_of(None) is None
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a" * 65, "a\x00b", "\u202eadA", "a\u200bb"])
+def test_a_name_that_cannot_be_seen_is_refused(service, name: str) -> None:
+    with pytest.raises(InvalidName, match="1 to 64"):
+        service.sign_in(name)
+
+
+# ---- judging --------------------------------------------------------------------------------------------------
+
+
+def test_a_judgment_is_stored_by_position_whatever_the_order_shown(store: Store, service, fill, sign_in) -> None:
+    fill(12, num_responses=4)
+    ada = sign_in("Ada")
+    shown = set()
+    for number in range(1, 13):
+        card = service.next_card(ada, "tab")
+        words = [text.split()[1] for text in card.responses]
+        shown.add(tuple(words))
+        ranks = {"first": 3, "second": 1, "third": 2, "fourth": 2}
+        service.submit(ada, "tab", ranking(str(number), card.item_id, tuple(ranks[word] for word in words)))
+    with store.reading() as connection:
+        stored = connection.execute(sa.select(judgment.c.ranks, judgment.c.shown_order)).all()
+    assert [row.ranks for row in stored] == [[3, 1, 2, 2]] * 12
+    assert len(shown) > 6  # 24 orders: the chance of so few by accident is below 1e-4
+    assert {
+        tuple(("first", "second", "third", "fourth")[place] for place in row.shown_order) for row in stored
+    } == shown
+
+
+def test_the_order_shown_favours_no_place() -> None:
+    orders = Counter(tuple(shown_order(f"item {number}", "ada", 2)) for number in range(2000))
+    assert set(orders) == {(0, 1), (1, 0)}
+    assert abs(orders[(0, 1)] - 1000) < 110  # five standard deviations
+
+
+def test_two_annotators_see_orders_of_their_own() -> None:
+    same = sum(shown_order(str(n), "ada", 2) == shown_order(str(n), "bob", 2) for n in range(2000))
+    assert abs(same - 1000) < 110
+
+
+def test_a_judgment_sent_again_is_the_same_one(store: Store, service, fill, sign_in) -> None:
+    fill(1)
+    ada = sign_in("Ada")
+    card = service.next_card(ada, "tab")
+    first = service.submit(ada, "tab", ranking("1", card.item_id))
+    assert service.submit(ada, "tab", ranking("1", card.item_id)) == first
+    assert len(history(store)) == 1
+
+
+def test_an_id_cannot_be_used_for_something_else(service, fill, sign_in) -> None:
+    fill(2)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    card = service.next_card(ada, "tab")
+    service.submit(ada, "tab", ranking("1", card.item_id, (1, 2)))
+    for who, said in (
+        (ada, ranking("1", card.item_id, (2, 1))),
+        (bob, ranking("1", card.item_id, (1, 2))),
+        (ada, ranking("1", "2", (1, 2))),
+    ):
+        with pytest.raises(InvalidJudgment, match="another judgment"):
+            service.submit(who, "tab", said)
+    with pytest.raises(InvalidJudgment, match="another judgment"):
+        service.undo(ada, "tab", "judgment-1")
+
+
+def test_a_hundred_identical_submissions_at_once_are_one(store: Store, fill) -> None:
+    fill(1, overlap=3)
+    service = AnnotationService(store)
+    ada = service.annotator_of(service.sign_in("Ada")).id
+    card = service.next_card(ada, "tab")
+    answers, barrier = [], threading.Barrier(20)
+
+    def send() -> None:
+        barrier.wait()
+        for _ in range(5):
+            answers.append(service.submit(ada, "tab", ranking("1", card.item_id)))
+
+    run_at_once([send] * 20)
+    assert len(answers) == 100
+    assert len(set(answers)) == 1
+    assert history(store) == [(card.item_id, 1, "ranking")]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (Judgment("judgment", "1", "ranking"), "give 2 whole numbers"),
+        (Judgment("judgment", "1", "ranking", (1,)), "give 2 whole numbers"),
+        (Judgment("judgment", "1", "ranking", (1, 3)), "from 1 to 2"),
+        (Judgment("judgment", "1", "ranking", (0, 1)), "from 1 to 2"),
+        (Judgment("judgment", "1", "ranking", (1, True)), "whole numbers"),
+        (Judgment("judgment", "1", "ranking", (1, 1), strength=2), "preferred one of a pair"),
+        (Judgment("judgment", "1", "ranking", (1, 2), strength=4), "use 1, 2 or 3"),
+        (Judgment("judgment", "1", "ranking", (1, 2), reason="why"), "no reason"),
+        (Judgment("judgment", "1", "skip", (1, 2)), "neither ranks"),
+        (Judgment("judgment", "1", "skip", reason="a" * 2001), "shorten"),
+        (Judgment("judgment", "1", "undo"), "ranking or skip"),
+        (Judgment("short", "1", "ranking", (1, 2)), "8 to 64"),
+        (Judgment("judgment", "1", "ranking", (1, 2), active_ms=-1), "milliseconds"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_not_stored(store: Store, service, fill, sign_in, said, words: str) -> None:
+    fill(1)
+    ada = sign_in("Ada")
+    assert service.next_card(ada, "tab").item_id == "1"
+    with pytest.raises(InvalidJudgment, match=words):
+        service.submit(ada, "tab", said)
+    assert history(store) == []
+
+
+@pytest.mark.parametrize("item_id", ["2", "x", "-1", "1; DROP TABLE slot", "9" * 30, "²"])
+def test_an_item_that_is_not_there_is_named(service, fill, sign_in, item_id: str) -> None:
+    fill(1)
+    with pytest.raises(UnknownItem):
+        service.submit(sign_in("Ada"), "tab", ranking("1", item_id))
+
+
+# ---- undo -----------------------------------------------------------------------------------------------------
+
+
+def test_undo_shows_what_was_said_and_both_stay_in_the_history(store: Store, service, fill, sign_in) -> None:
+    fill(2)
+    ada = sign_in("Ada")
+    card = service.next_card(ada, "tab")
+    service.submit(ada, "tab", ranking("1", card.item_id, (2, 1), strength=3))
+    undone = service.undo(ada, "tab", "undo-0001")
+    assert (undone.card.item_id, undone.card.responses) == (card.item_id, card.responses)
+    assert (undone.kind, undone.ranks, undone.strength) == ("ranking", (2, 1), 3)
+    assert service.progress(ada).judged == 0
+    assert service.next_card(ada, "tab").item_id == card.item_id
+    assert service.submit(ada, "tab", ranking("2", card.item_id, (1, 2))).revision == 3
+    assert history(store) == [("1", 1, "ranking"), ("1", 2, "undo"), ("1", 3, "ranking")]
+
+
+def test_undo_goes_back_step_by_step(service, fill, sign_in) -> None:
+    fill(2)
+    ada = sign_in("Ada")
+    for name in "12":
+        service.submit(ada, "tab", ranking(name, service.next_card(ada, "tab").item_id))
+    assert service.undo(ada, "tab", "undo-0001").card.item_id == "2"
+    assert service.undo(ada, "tab", "undo-0001").card.item_id == "2"
+    assert service.undo(ada, "tab", "undo-0002").card.item_id == "1"
+    assert service.undo(ada, "tab", "undo-0003") is None
+
+
+def test_undo_takes_back_ones_own_only(service, fill, sign_in) -> None:
+    fill(2)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    service.submit(ada, "tab", ranking("1", service.next_card(ada, "tab").item_id))
+    assert service.undo(bob, "tab", "undo-0001") is None
+
+
+def test_a_skip_gives_the_item_to_others_and_can_be_taken_back_while_it_is_free(service, fill, sign_in) -> None:
+    fill(1)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    card = service.next_card(ada, "tab")
+    service.submit(ada, "tab", Judgment("judgment-1", card.item_id, "skip", reason="not my field"))
+    assert service.next_card(ada, "tab") is None
+    assert service.undo(ada, "tab", "undo-0001").kind == "skip"
+    service.submit(ada, "tab", Judgment("judgment-2", card.item_id, "skip"))
+    service.submit(bob, "tab", ranking("3", service.next_card(bob, "tab").item_id))
+    with pytest.raises(NotHeld, match="skipped"):
+        service.undo(ada, "tab", "undo-0002")
+
+
+# ---- leases ---------------------------------------------------------------------------------------------------
+
+
+def test_a_tab_gets_its_own_item_again_and_another_tab_another_one(service, fill, sign_in) -> None:
+    fill(2)
+    ada = sign_in("Ada")
+    first = service.next_card(ada, "left").item_id
+    assert service.next_card(ada, "left").item_id == first
+    second = service.next_card(ada, "right").item_id
+    assert second != first
+    assert service.next_card(ada, "left", exclude=[first]) is None
+
+
+def test_overlap_never_shows_an_item_twice_to_one_annotator(service, fill, sign_in) -> None:
+    fill(2, overlap=2)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    for name in "12":
+        service.submit(ada, "tab", ranking(name, service.next_card(ada, "tab").item_id))
+    assert service.next_card(ada, "tab") is None
+    assert service.progress(ada) == Progress(judged=2, skipped=0, available=0, total=2, done=0)
+    assert service.progress(bob) == Progress(judged=0, skipped=0, available=2, total=2, done=0)
+    service.submit(bob, "tab", ranking("3", service.next_card(bob, "tab").item_id))
+    assert service.progress(bob) == Progress(judged=1, skipped=0, available=1, total=2, done=1)
+
+
+def test_a_lease_that_ran_out_goes_to_the_next(service, fill, sign_in, clock) -> None:
+    fill(1)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    card = service.next_card(ada, "tab")
+    assert service.next_card(bob, "tab") is None
+    clock.now += 59
+    assert service.renew(ada, "tab", [card.item_id]) == [card.item_id]
+    clock.now += 59
+    assert service.next_card(bob, "tab") is None
+    clock.now += 1
+    assert service.next_card(bob, "tab").item_id == card.item_id
+    assert service.renew(ada, "tab", [card.item_id]) == []
+
+
+def test_a_late_judgment_counts_while_there_is_a_place_for_it(store: Store, service, fill, sign_in, clock) -> None:
+    fill(1)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    card = service.next_card(ada, "tab")
+    clock.now += 600
+    service.submit(ada, "tab", ranking("1", card.item_id))
+    assert service.next_card(bob, "tab") is None
+    with pytest.raises(NotHeld, match="not counted"):
+        service.submit(bob, "tab", ranking("2", card.item_id))
+    assert len(history(store)) == 1
+
+
+def test_a_tab_that_closes_gives_its_items_back(service, fill, sign_in) -> None:
+    fill(2)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    service.submit(ada, "tab", ranking("1", service.next_card(ada, "tab").item_id))
+    held = service.next_card(ada, "tab").item_id
+    assert service.next_card(bob, "tab") is None
+    service.release(ada, "tab")
+    assert service.next_card(bob, "tab").item_id == held
+    assert service.progress(ada).judged == 1
+
+
+def run_at_once(actions: list) -> None:
+    """Run in threads, and fail where one of them did."""
+    problems: list[BaseException] = []
+
+    def guarded(action) -> None:
+        try:
+            action()
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_many_annotators_at_once_give_each_item_its_judgments_and_not_one_more(store: Store, fill) -> None:
+    fill(30, overlap=3)
+    service = AnnotationService(store)
+    barrier = threading.Barrier(8)
+
+    def work(name: str) -> None:
+        annotator_id = service.annotator_of(service.sign_in(name)).id
+        barrier.wait()
+        while (card := service.next_card(annotator_id, "tab")) is not None:
+            service.submit(annotator_id, "tab", ranking(f"{name}-{card.item_id}", card.item_id))
+
+    run_at_once([lambda name=f"annotator {n}": work(name) for n in range(8)])
+    with store.reading() as connection:
+        pairs = connection.execute(sa.select(judgment.c.item_id, judgment.c.annotator_id)).all()
+    assert len(pairs) == len(set(pairs)) == 90
+    assert set(Counter(item_id for item_id, _ in pairs).values()) == {3}

@@ -1,0 +1,149 @@
+"""The store: what it opens, what it refuses, and what the database itself forbids."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from annotation.records import Judgment
+from annotation.store import VERSION_TABLE, Store, StoreBusy, StoreError, file_system
+from annotation.tables import metadata
+
+
+def test_migrations_end_at_the_tables(store: Store) -> None:
+    with store.reading() as connection:
+        options = {"version_table": VERSION_TABLE, "compare_type": True}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+
+
+def test_opening_again_keeps_what_is_there(url: str, store: Store, service) -> None:
+    token = service.sign_in("Ada")
+    again = Store.open(url)
+    with again.reading() as connection:
+        assert connection.execute(sa.text("SELECT name FROM annotator")).scalars().all() == ["Ada"]
+    again.close()
+    assert service.annotator_of(token).name == "Ada"
+
+
+def test_two_that_open_an_empty_store_at_once_both_get_it(url: str) -> None:
+    problems: list[Exception] = []
+    barrier = threading.Barrier(4)
+
+    def open_it() -> None:
+        barrier.wait()
+        try:
+            Store.open(url).close()
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+@pytest.mark.parametrize("change", ["UPDATE judgment SET kind = 'undo'", "DELETE FROM judgment"])
+def test_judgments_can_be_neither_changed_nor_removed(store: Store, service, fill, sign_in, change: str) -> None:
+    fill(1)
+    ada = sign_in("Ada")
+    card = service.next_card(ada, "tab")
+    service.submit(ada, "tab", Judgment("judgment-1", card.item_id, "ranking", (1, 2)))
+    with pytest.raises(sa.exc.DatabaseError, match="append-only"), store.writing() as connection:
+        connection.execute(sa.text(change))
+    with store.reading() as connection:
+        assert connection.execute(sa.text("SELECT kind FROM judgment")).scalars().all() == ["ranking"]
+
+
+def test_sqlite_writes_ahead_and_waits_for_the_disk(tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path}/a.db")
+    with store.reading() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+    store.close()
+
+
+def test_a_store_that_is_held_by_another_says_so_and_goes_on_later(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("annotation.store.WAIT_SECONDS", 0)
+    store = Store.open(f"sqlite:///{tmp_path}/a.db")
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusy, match="another writer"), store.writing():
+        pass
+    other.execute("ROLLBACK")
+    with store.writing() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM annotator")).scalar() == 0
+    other.close()
+    store.close()
+
+
+def test_a_later_version_is_refused_and_left_as_it_is(url: str) -> None:
+    store = Store.open(url)
+    with store.writing() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(StoreError, match=r"later version \(schema 9999\).*update rlhf-loop"):
+        Store.open(url)
+    with store.reading() as connection:
+        assert connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar() == "9999"
+    store.close()
+
+
+def test_a_database_of_something_else_is_refused(url: str) -> None:
+    store = Store.open(url)
+    with store.writing() as connection:
+        connection.execute(sa.text(f"DROP TABLE {VERSION_TABLE}"))
+    store.close()
+    with pytest.raises(StoreError, match="something else"):
+        Store.open(url)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("annotations.db", "no URL"),
+        ("mysql://host/db", "of kind 'mysql'"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite:///{folder}", "is a folder"),
+        ("sqlite:///{folder}/nowhere/a.db", "not there"),
+        ("sqlite:///{folder}/text.db", "not a database"),
+        ("postgresql://nobody@127.0.0.1:1/nothing", "did not answer|refused"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_named(tmp_path: Path, address: str, words: str) -> None:
+    (tmp_path / "text.db").write_text("These are words, and no pages of a database.\n" * 100)
+    with pytest.raises(StoreError, match=words):
+        Store.open(address.format(folder=tmp_path))
+    assert (tmp_path / "text.db").read_text().startswith("These are words")
+
+
+def test_a_password_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        Store.open("postgresql://ada:canary@127.0.0.1:1/nothing")
+    assert "canary" not in str(caught.value)
+
+
+def test_reading_does_not_make_a_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is not there"):
+        Store.open(f"sqlite:///{tmp_path}/a.db", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("annotation.store.file_system", lambda folder: "nfs4")
+    with pytest.raises(StoreError, match="network file system"):
+        Store.open(f"sqlite:///{tmp_path}/a.db")
+
+
+def test_the_kind_of_a_file_system_is_found() -> None:
+    assert file_system(Path("/proc")) == "proc"
