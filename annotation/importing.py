@@ -73,8 +73,7 @@ def import_comparisons(
         StoreUnavailable: the store could not be written.
     """
     check_comparisons(comparisons)
-    if overlap < 1:
-        raise DataError(f"overlap is {overlap}; give the number of annotators for each item, 1 or more")
+    check_campaign(store, name, overlap)
     with store.writing() as connection:
         campaign_id = _campaign(connection, name, overlap)
         known = sa.select(item.c.comparison_id).where(item.c.campaign_id == campaign_id)
@@ -94,14 +93,31 @@ def import_comparisons(
     return Imported(num_added, len(comparisons) - num_added)
 
 
-def _campaign(connection: sa.Connection, name: str, overlap: int) -> int:
+def check_campaign(store: Store, name: str, overlap: int) -> None:
+    """Refuse an overlap that is no number of annotators, or not that of the campaign.
+
+    Raises:
+        DataError: with both numbers.
+    """
+    if overlap < 1:
+        raise DataError(f"overlap is {overlap}; give the number of annotators for each item, 1 or more")
+    with store.reading() as connection:
+        _find_campaign(connection, name, overlap)
+
+
+def _find_campaign(connection: sa.Connection, name: str, overlap: int) -> int | None:
     row = connection.execute(sa.select(campaign).where(campaign.c.name == name)).first()
-    if row is None:
-        values = {"name": name, "overlap": overlap, "created_at": time.time()}
-        return connection.execute(sa.insert(campaign).values(values).returning(campaign.c.id)).scalar_one()
-    if row.overlap != overlap:
+    if row is not None and row.overlap != overlap:
         raise DataError(f"campaign {name!r} has overlap {row.overlap}, not {overlap}: give that, or another --campaign")
-    return row.id
+    return None if row is None else row.id
+
+
+def _campaign(connection: sa.Connection, name: str, overlap: int) -> int:
+    found = _find_campaign(connection, name, overlap)
+    if found is not None:
+        return found
+    values = {"name": name, "overlap": overlap, "created_at": time.time()}
+    return connection.execute(sa.insert(campaign).values(values).returning(campaign.c.id)).scalar_one()
 
 
 def _policy(connection: sa.Connection, name: str, origin: PolicyOrigin) -> int:
