@@ -30,6 +30,8 @@ COMMANDS = {
     "annotate": Command("annotation.command", "rank responses in the browser; import, export"),
     "rank": Command("rlhf.rank", "rank sampled responses by a rule, where no person is at hand"),
     "evaluate": Command("rlhf.evaluate_policy", "compare policies on held-out prompts"),
+    "evaluate-reward": Command("reward.evaluate_reward", "accuracy of a reward model by data set"),
+    "recipe": Command("rlhf.recipe", "run a folder of steps; again to go on"),
 }
 
 
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def help_text() -> str:
     """What `rlhf --help` prints: one screen."""
-    commands = "\n".join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:<16}{command.summary}" for name, command in COMMANDS.items())
     return (
         "usage: rlhf COMMAND [--config FILE.yaml] [--name value ...]\n"
         "       rlhf --help | --version\n\n"

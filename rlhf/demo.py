@@ -8,10 +8,6 @@ user would type, with the settings in `configs/demo/`.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import Any
 from annotation.simulated import SimulatedAnnotator
 from rlhf.demo_report import write_demo_report
 from rlhf.rank import rank_file
+from rlhf.stages import Stages, set_aside
 from rlhf.training.parser import exit_on_error, parse
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "demo"
@@ -32,39 +29,6 @@ class DemoArguments:
     """Settings of the demo."""
 
     runs: str = field(default="", metadata={"help": "Folder of its runs; by default runs/demo beside configs/."})
-
-
-@dataclass
-class Stages:
-    """Runs commands one after the other and measures each.
-
-    Attributes:
-        seconds: wall-clock seconds by stage.
-        peak_gb: largest resident memory of any stage's process, in gigabytes (10^9 bytes).
-    """
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_gb: float = 0.0
-
-    def run(self, name: str, *command: str) -> None:
-        """Run `rlhf COMMAND ...` and show its progress.
-
-        Raises:
-            SystemExit: the command failed; with its exit status.
-        """
-        print(f"\n== {name}: rlhf {' '.join(command)}", flush=True)
-        started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "rlhf.cli", *command])
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)  # collected here, so that Popen does not wait for it
-        self.seconds[name] = time.perf_counter() - started
-        self.peak_gb = max(self.peak_gb, usage.ru_maxrss * 1024 / 1e9)
-        if process.returncode != 0:
-            print(
-                f"error: stage {name} ended with status {process.returncode}; what it said is above",
-                file=sys.stderr,
-            )
-            raise SystemExit(process.returncode)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -110,10 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def keep_earlier(folder: Path) -> None:
     """Move an earlier demo aside, so that nothing is overwritten."""
-    if folder.exists():
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
-        aside = folder.with_name(f"{folder.name}-{stamp}")
-        folder.rename(aside)
+    aside = set_aside(folder)
+    if aside is not None:
         print(f"the earlier demo is now in {aside}")
     folder.mkdir(parents=True)
 

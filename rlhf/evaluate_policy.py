@@ -15,13 +15,14 @@ from typing import Any
 if __name__ == "__main__":  # as a script, make the packages importable and keep this folder's names out
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from reward.reward_model import RewardModel
 from rlhf.data.comparisons import Comparison, Response, read_comparisons, read_prompts, write_comparisons
 from rlhf.engine.generation import Sampling
 from rlhf.engine.policy import Policy
 from rlhf.engine.sources import resolve_model
 from rlhf.evaluation.head_to_head import head_to_head
 from rlhf.evaluation.judges import load_judge
-from rlhf.evaluation.metrics import bootstrap_mean
+from rlhf.evaluation.metrics import Estimate, bootstrap_mean, pair_accuracy
 from rlhf.training.arguments import DTYPES, ModelArguments, path_field
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.run_folder import RunFolder
@@ -38,6 +39,7 @@ class EvaluateArguments(ModelArguments):
         default="annotation.simulated:SimulatedAnnotator",
         metadata={"help": "Who decides, `module:attribute`; the default is a rule, not a person."},
     )
+    reward_model: list[str] = path_field("Reward models that decide as well: runs of rlhf reward.", several=True)
     output_dir: str | None = path_field("Folder for the numbers and the judged pairs.", output=True)
     samples_per_prompt: int = field(default=1, metadata={"help": "Responses per prompt and policy."})
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ValueError("opponent, prompt_file and output_dir are needed: give all three")
         sampling = Sampling(args.samples_per_prompt, args.max_new_tokens, args.temperature, args.seed)
         judge = load_judge(args.judge)
+        reward_models = named_reward_models(args.reward_model)
         prompts, _ = read_prompts(args.prompt_file)
         source = resolve_model(args.model)
         opponent_is_file = Path(args.opponent).is_file()
@@ -63,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parents = {"policy": str(source.adapter or source.backbone)}
         if opponent_source is not None:
             parents["opponent"] = str(opponent_source.adapter or opponent_source.backbone)
+        parents |= {f"reward_model_{name}": folder for name, folder in reward_models.items()}
         files = [*args.prompt_file, *([args.opponent] if opponent_is_file else [])]
         run = RunFolder.open(
             args.output_dir,
@@ -84,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "opponent": describe(theirs),
         "judge": args.judge,
     }
+    if reward_models:
+        verdicts = {name: by_reward_model(result.comparisons, folder) for name, folder in reward_models.items()}
+        metrics["win_rate_by_reward_model"] = {name: wins.to_dict() for name, (wins, _) in verdicts.items()}
+        metrics["score_lead_by_reward_model"] = {name: lead.to_dict() for name, (_, lead) in verdicts.items()}
     write_comparisons(
         run.path / "judged.jsonl", [c for c in result.comparisons if all(r.text.strip() for r in c.responses)]
     )
@@ -99,6 +107,33 @@ def respond(
     samples = policy.sample(prompts, sampling)
     kl = policy.sequence_kl(prompts, samples, temperature=sampling.temperature or 1.0)
     return [[policy.record(sample, sampling) for sample in group] for group in samples], kl
+
+
+def named_reward_models(folders: Sequence[str]) -> dict[str, str]:
+    """Folders of reward models by their last name.
+
+    Raises:
+        ValueError: one holds no reward model, or two have one name.
+    """
+    named = {Path(folder).absolute().name: folder for folder in folders}
+    if len(named) < len(folders):
+        raise ValueError(f"reward_model names two folders with one name: {', '.join(folders)}; rename one")
+    for folder in folders:
+        if not (Path(folder) / "reward_head.safetensors").is_file():
+            raise ValueError(f"reward_model {folder}: no finished reward model is there")
+    return named
+
+
+def by_reward_model(comparisons: Sequence[Comparison], folder: str) -> tuple[Estimate, Estimate]:
+    """Win rate and mean lead in score of the first response over the second, as a reward model sees them."""
+    scores = RewardModel(folder).score(comparisons)
+    # equal texts are a tie, whatever the last bits of their scores say
+    leads = [
+        0.0 if comparison.responses[0].text == comparison.responses[1].text else ours - theirs
+        for comparison, (ours, theirs) in zip(comparisons, scores, strict=True)
+    ]
+    prompt_ids = [comparison.prompt_id for comparison in comparisons]
+    return pair_accuracy(leads, prompt_ids), bootstrap_mean(leads, groups=prompt_ids)
 
 
 def read_responses(file: str, prompts: Sequence[Comparison], num_samples: int) -> list[list[Response]]:

@@ -10,11 +10,11 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -44,14 +44,28 @@ SECRET_NAMES = ("token", "hub_token", "push_to_hub_token")
 SECRET_ENDINGS = ("api_key", "password", "secret")
 
 
+class Tracker(Protocol):
+    """Follows a run: hears of everything once the run folder has it."""
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """A row of `metrics.jsonl`, as JSON has it; rows that stand when a run is resumed come again."""
+
+    def log_samples(self) -> None:
+        """`samples.jsonl` has grown."""
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """The run has ended; these are its final numbers."""
+
+
 @dataclass
 class RunFolder:
     """A run's folder: `config.yaml`, `manifest.json`, `metrics.jsonl` and, at the end, `metrics.json`.
 
-    In a distributed run only the main process opens one.
+    In a distributed run only the main process opens one. A `tracker` follows it where one was set.
     """
 
     path: Path
+    tracker: Tracker | None = field(default=None, compare=False)
 
     @classmethod
     def open(
@@ -92,27 +106,44 @@ class RunFolder:
             manifest["resumed"] = _now()
         folder.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
-        _write_atomically(folder.path / CONFIG, text)
+        write_atomically(folder.path / CONFIG, text)
         folder._write_manifest(manifest)
         return folder
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to `metrics.jsonl`: floats exactly, non-finite ones as "nan", "inf", "-inf"."""
-        line = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
-        with (self.path / LOG).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        row = _finite(row)
+        self._append(LOG, [row])
+        if self.tracker is not None:
+            self.tracker.log(row)
+
+    def log_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append sampled responses to `samples.jsonl`: step, prompt as messages, response, score and more."""
+        self._append(SAMPLES, rows)
+        if self.tracker is not None:
+            self.tracker.log_samples()
 
     def rewind(self, step: int) -> None:
         """Drop the logged rows after `step`, and a last line cut short by a crash, before a resumed run."""
         for log in (self.path / LOG, self.path / SAMPLES):
             if log.exists():
                 lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-                _write_atomically(log, "".join(f"{line}\n" for line in lines if _is_up_to(line, step)))
+                write_atomically(log, "".join(f"{line}\n" for line in lines if _is_up_to(line, step)))
+        if self.tracker is not None and (self.path / LOG).exists():
+            for line in (self.path / LOG).read_text(encoding="utf-8").splitlines():
+                self.tracker.log(json.loads(line))
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the final `metrics.json` and mark the run as finished."""
-        _write_atomically(self.path / METRICS, _json(_finite(metrics)))
+        write_atomically(self.path / METRICS, _json(_finite(metrics)))
         self._write_manifest(self._read_manifest() | {"status": "finished", "finished": _now()})
+        if self.tracker is not None:
+            self.tracker.finish(_finite(metrics))
+
+    def _append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        lines = [json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+        with (self.path / log).open("a", encoding="utf-8") as file:
+            file.writelines(lines)
 
     def _refuse_occupied(self) -> None:
         fix = "choose another --output_dir"
@@ -161,7 +192,7 @@ class RunFolder:
         return manifest
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        _write_atomically(self.path / MANIFEST, _json(manifest))
+        write_atomically(self.path / MANIFEST, _json(manifest))
 
 
 def hash_file(path: str | Path) -> str:
@@ -261,7 +292,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Replace a file so that a crash leaves the old one or the new one, never a part."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     with unfinished.open("w", encoding="utf-8") as file:
