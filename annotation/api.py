@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Form, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -41,6 +41,9 @@ STATIC = Path(__file__).parent / "static"
 RETRY_AFTER = {"Retry-After": "1"}
 MAX_ITEMS = 100  # named in one request
 MAX_RESPONSES = 64
+
+pages = APIRouter()
+work = APIRouter()
 
 Client = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$", description="the browser tab's id")]
 ItemId = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
@@ -95,9 +98,29 @@ class FreshFiles(StaticFiles):
         return await super().get_response(path, scope)
 
 
+async def _service(request: Request) -> AnnotationService:
+    return request.app.state.service
+
+
+Service = Annotated[AnnotationService, Depends(_service)]
+
+
+def _signed_in(request: Request, service: Service) -> Annotator:
+    annotator = service.annotator_of(request.cookies.get(COOKIE))
+    if annotator is None:
+        raise HTTPException(401, "you are not signed in, or your session has ended: sign in again")
+    # A tab keeps its work when somebody else signs in through another tab of the same browser.
+    if request.headers.get("x-annotator", annotator.id) != annotator.id:
+        raise HTTPException(401, f"this browser is signed in as {annotator.name} now: sign in again")
+    return annotator
+
+
+SignedIn = Annotated[Annotator, Depends(_signed_in)]
+
+
 def create_app(service: AnnotationService) -> FastAPI:
     """The whole app. Gradio is imported in the background when the app starts, or at the first visit of its page."""
-    page = JudgePage(lambda request: _name_of(service, request))
+    page = JudgePage(lambda request: service.annotator_of(request.cookies.get(COOKIE)))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -106,62 +129,55 @@ def create_app(service: AnnotationService) -> FastAPI:
         await page.stop()
 
     app = FastAPI(title="rlhf annotate", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.service = service
     app.add_middleware(Guard)
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    _add_pages(app, service)
-    _add_work(app, service)
-    _add_leases(app, service)
+    app.include_router(pages)
+    app.include_router(work, prefix="/api/v1")
     app.mount("/static", FreshFiles(directory=STATIC))
     app.router.routes.append(Route(PATH, page, include_in_schema=False))
     app.mount(PATH, page)
     return app
 
 
-def _name_of(service: AnnotationService, request: Request) -> str | None:
-    annotator = service.annotator_of(request.cookies.get(COOKIE))
-    return None if annotator is None else annotator.id
-
-
 # Signing in and out
 
 
-def _add_pages(app: FastAPI, service: AnnotationService) -> None:
-    @app.get("/", include_in_schema=False)
-    def root() -> Response:
-        return RedirectResponse(PATH, 303)
-
-    @app.get("/api/v1/health")
-    def health() -> dict[str, str]:
-        return {"status": "ok", "version": __version__}
-
-    @app.get("/login", response_class=HTMLResponse)
-    def login_page() -> Response:
-        return _login_form()
-
-    @app.post("/login", response_class=HTMLResponse)
-    def sign_in(request: Request, name: Annotated[str, Form()] = "") -> Response:
-        try:
-            token = service.sign_in(name)
-            # Whoever used this browser before is out.
-            _end_session(service, request)
-        except InvalidName as error:
-            return _login_form(name, str(error), status=422)
-        except StoreUnavailable as error:
-            return _login_form(name, f"Not signed in: {error}", status=503, headers=RETRY_AFTER)
-        response = RedirectResponse(PATH, 303)
-        response.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
-        return response
-
-    @app.post("/logout")
-    def sign_out(request: Request) -> Response:
-        _end_session(service, request)
-        response = RedirectResponse("/login", 303)
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict", path="/")
-        return response
+@pages.get("/", include_in_schema=False)
+def root() -> Response:
+    return RedirectResponse(PATH, 303)
 
 
-def _end_session(service: AnnotationService, request: Request) -> None:
+@pages.get("/login", response_class=HTMLResponse)
+def login_page() -> Response:
+    return _login_form()
+
+
+@pages.post("/login", response_class=HTMLResponse)
+def sign_in(request: Request, service: Service, name: Annotated[str, Form()] = "") -> Response:
+    try:
+        token = service.sign_in(name)
+        # Whoever used this browser before is out.
+        _end_session(request, service)
+    except InvalidName as error:
+        return _login_form(name, str(error), status=422)
+    except StoreUnavailable as error:
+        return _login_form(name, f"Not signed in: {error}", status=503, headers=RETRY_AFTER)
+    response = RedirectResponse(PATH, 303)
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
+    return response
+
+
+@pages.post("/logout")
+def sign_out(request: Request, service: Service) -> Response:
+    _end_session(request, service)
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict", path="/")
+    return response
+
+
+def _end_session(request: Request, service: AnnotationService) -> None:
     token = request.cookies.get(COOKIE)
     if token:
         service.sign_out(token)
@@ -177,47 +193,42 @@ def _login_form(name: str = "", error: str = "", status: int = 200, headers: dic
 # The work
 
 
-def _add_work(app: FastAPI, service: AnnotationService) -> None:
-    current = _session_check(service)
-
-    @app.post("/api/v1/next")
-    def next_card(body: NextRequest, annotator: Annotated[Annotator, Depends(current)]) -> dict[str, Any]:
-        card = service.next_card(annotator.id, body.client, exclude=body.exclude)
-        return {"card": _card(card), **_state(service, annotator)}
-
-    @app.post("/api/v1/judgments", status_code=201)
-    def submit(body: JudgmentRequest, annotator: Annotated[Annotator, Depends(current)]) -> dict[str, Any]:
-        values = body.model_dump(exclude={"client"})
-        values["ranks"] = None if body.ranks is None else tuple(body.ranks)
-        saved = service.submit(annotator.id, body.client, Judgment(**values))
-        return {"saved": asdict(saved), **_state(service, annotator)}
-
-    @app.post("/api/v1/undo")
-    def undo(body: UndoRequest, annotator: Annotated[Annotator, Depends(current)]) -> dict[str, Any]:
-        undone = service.undo(annotator.id, body.client, body.id)
-        if undone is None:
-            return {"undone": None, **_state(service, annotator)}
-        previous = {"kind": undone.kind, "ranks": undone.ranks, "strength": undone.strength}
-        return {"undone": {"card": _card(undone.card), "previous": previous}, **_state(service, annotator)}
-
-    @app.get("/api/v1/progress")
-    def progress(annotator: Annotated[Annotator, Depends(current)]) -> dict[str, Any]:
-        return _state(service, annotator)
+@work.get("/health")
+def health() -> dict[str, str]:
+    return {"status": "ok", "version": __version__}
 
 
-def _add_leases(app: FastAPI, service: AnnotationService) -> None:
-    current = _session_check(service)
+@work.post("/next")
+def next_card(body: NextRequest, annotator: SignedIn, service: Service) -> dict[str, Any]:
+    card = service.next_card(annotator.id, body.client, exclude=body.exclude)
+    return {"card": _card(card), **_state(service, annotator)}
 
-    @app.post("/api/v1/leases")
-    def renew(body: LeasesRequest, annotator: Annotated[Annotator, Depends(current)]) -> dict[str, Sequence[str]]:
-        return {"held": service.renew(annotator.id, body.client, body.item_ids)}
 
-    @app.post("/api/v1/release", status_code=204)
-    def release(
-        body: Annotated[ReleaseRequest, Depends(_release_body)], annotator: Annotated[Annotator, Depends(current)]
-    ) -> Response:
-        service.release(annotator.id, body.client)
-        return Response(status_code=204)
+@work.post("/judgments", status_code=201)
+def submit(body: JudgmentRequest, annotator: SignedIn, service: Service) -> dict[str, Any]:
+    values = body.model_dump(exclude={"client"})
+    values["ranks"] = None if body.ranks is None else tuple(body.ranks)
+    saved = service.submit(annotator.id, body.client, Judgment(**values))
+    return {"saved": asdict(saved), **_state(service, annotator)}
+
+
+@work.post("/undo")
+def undo(body: UndoRequest, annotator: SignedIn, service: Service) -> dict[str, Any]:
+    undone = service.undo(annotator.id, body.client, body.id)
+    if undone is None:
+        return {"undone": None, **_state(service, annotator)}
+    previous = {"kind": undone.kind, "ranks": undone.ranks, "strength": undone.strength}
+    return {"undone": {"card": _card(undone.card), "previous": previous}, **_state(service, annotator)}
+
+
+@work.get("/progress")
+def progress(annotator: SignedIn, service: Service) -> dict[str, Any]:
+    return _state(service, annotator)
+
+
+@work.post("/leases")
+def renew(body: LeasesRequest, annotator: SignedIn, service: Service) -> dict[str, Sequence[str]]:
+    return {"held": service.renew(annotator.id, body.client, body.item_ids)}
 
 
 async def _release_body(request: Request) -> ReleaseRequest:
@@ -228,17 +239,10 @@ async def _release_body(request: Request) -> ReleaseRequest:
         raise RequestValidationError(error.errors()) from None
 
 
-def _session_check(service: AnnotationService) -> Callable[[Request], Annotator]:
-    def current(request: Request) -> Annotator:
-        annotator = service.annotator_of(request.cookies.get(COOKIE))
-        if annotator is None:
-            raise HTTPException(401, "you are not signed in, or your session has ended: sign in again")
-        # A tab keeps its work when somebody else signs in through another tab of the same browser.
-        if request.headers.get("x-annotator", annotator.id) != annotator.id:
-            raise HTTPException(401, f"this browser is signed in as {annotator.name} now: sign in again")
-        return annotator
-
-    return current
+@work.post("/release", status_code=204)
+def release(body: Annotated[ReleaseRequest, Depends(_release_body)], annotator: SignedIn, service: Service) -> Response:
+    service.release(annotator.id, body.client)
+    return Response(status_code=204)
 
 
 def _card(card: Card | None) -> dict[str, Any] | None:
@@ -255,7 +259,9 @@ def _state(service: AnnotationService, annotator: Annotator) -> dict[str, Any]:
 def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # the input is left out: it may be large, and need not be JSON
-    wrong = [f"{'.'.join(str(part) for part in item['loc'] if part != 'body')}: {item['msg']}" for item in error.errors()]
+    wrong = [
+        f"{'.'.join(str(part) for part in item['loc'] if part != 'body')}: {item['msg']}" for item in error.errors()
+    ]
     return _json_error(422, "; ".join(wrong[:5]))
 
 

@@ -20,6 +20,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from annotation.records import Annotator
 from annotation.store import StoreUnavailable
 
 STATIC = Path(__file__).parent / "static"
@@ -85,7 +86,7 @@ def build() -> FastAPI:
 class JudgePage:
     """ASGI app for all of `PATH`: checks the session, then hands over to Gradio as soon as that is there."""
 
-    def __init__(self, annotator_of: Callable[[Request], str | None]):
+    def __init__(self, annotator_of: Callable[[Request], Annotator | None]):
         self._annotator_of = annotator_of
         self._task: asyncio.Task[None] | None = None
         self._app: asyncio.Future[ASGIApp] | None = None
@@ -129,7 +130,7 @@ class JudgePage:
             answer = await asyncio.shield(self._app)
             # Our mount has taken its part off the path, and Gradio's own mount wants to see it.
             scope["root_path"] = scope.get("app_root_path", "")
-            await answer(scope, receive, send)
+        await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> ASGIApp | None:
         """What to answer in place of the page; None where the page may be shown."""
@@ -146,7 +147,7 @@ class JudgePage:
             return JSONResponse({"detail": str(error)}, 503, {"retry-after": "1"})
         if annotator is None:
             return RedirectResponse("/login", 303)
-        request.scope[CHECKED] = annotator
+        request.scope[CHECKED] = annotator.id
         return None
 
 

@@ -1,0 +1,55 @@
+// Requests to the server, and the two ways in which they fail.
+
+const TIMEOUT_MS = 20_000;
+const TEMPORARY = [408, 425, 429];
+
+/** The request may not have arrived, or the server cannot do it now: send it again later. */
+export class Unreachable extends Error {
+  constructor(message, { seconds = 0, away = true } = {}) {
+    super(message);
+    this.seconds = seconds; // that the server asks to wait
+    this.away = away; // no answer at all, or the store cannot be used: other requests fail just so
+  }
+}
+
+/** The server will not do it, however often it is asked. */
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Call the REST interface; the answer's JSON. `annotator` is whom the page works for. */
+export async function call(path, { method = "POST", body, annotator, keepalive = false } = {}) {
+  const headers = { "Content-Type": "application/json" };
+  if (annotator) headers["X-Annotator"] = annotator;
+  let response, text;
+  try {
+    const signal = AbortSignal.timeout(TIMEOUT_MS);
+    const options = { method, headers, body: body && JSON.stringify(body), keepalive, signal, cache: "no-store" };
+    response = await fetch(`/api/v1/${path}`, options);
+    text = await response.text();
+  } catch {
+    throw new Unreachable("Not connected to the server");
+  }
+  const answer = parse(text);
+  if (response.ok) {
+    if (answer === null && text !== "") throw new Unreachable("The server's answer cannot be read");
+    return answer;
+  }
+  const detail = answer?.detail ?? `the server answered ${response.status}`;
+  if (response.status >= 500 || TEMPORARY.includes(response.status)) {
+    const seconds = Number(response.headers.get("Retry-After")) || 0;
+    throw new Unreachable(detail, { seconds, away: response.status !== 500 });
+  }
+  throw new Refused(response.status, detail);
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
