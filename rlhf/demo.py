@@ -1,13 +1,14 @@
 """The whole loop on the embedded model: `rlhf demo`.
 
-Demonstrations -> SFT -> sampled responses -> rankings -> reward model -> DPO and PPO -> a report. The annotator is
-simulated and says so; with people in its place the other steps stay as they are. Every stage is the command a
-user would type, with the settings in `configs/demo/`.
+Demonstrations -> SFT -> sampled responses -> rankings -> reward model -> DPO and PPO -> a report, and the aligned
+policy's responses in a store for people to rank. The annotator is simulated and says so; with people in its place
+the other steps stay as they are. Every stage is the command a user would type, with the settings in `configs/demo/`.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         output = str(folder / f"{policy}_vs_sft")
         command = ["--model", str(folder / policy), *opponent, "--output_dir", output, *sampling]
         stages.run(f"evaluate_{policy}", "evaluate", *command)
+    # 7. what the aligned policy says, for people to rank: the next round
+    store = f"sqlite:///{folder / 'annotations.db'}"
+    pairs = ["--samples_per_prompt", "2", "--max_new_tokens", str(MAX_NEW_TOKENS), "--seed", "2"]
+    stages.run("sample_next", "sample", "--model", ppo, "--prompt_file", held_out_prompts, "--store", store, *pairs)
     finish(folder, stages)
+    print(f"rank what the aligned policy says: {Path(sys.executable).parent / 'rlhf'} annotate --store {store}")
 
 
 def keep_earlier(folder: Path) -> None:

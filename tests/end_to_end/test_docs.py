@@ -6,10 +6,14 @@ import json
 import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rlhf.data.comparisons import read_comparisons
@@ -18,13 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # Appended to a command, so that it ends soon; nothing of the command itself is changed.
 SHORTENED = {
     "sft": "--max_steps 1 --gradient_accumulation_steps 1",
-    "sample": "--max_new_tokens 24 --samples_per_prompt 2",
+    "sample": "--max_new_tokens 12",
     "reward": "--max_steps 1 --gradient_accumulation_steps 1 --normalise_examples 8",
     "ppo": "--max_steps 1 --gradient_accumulation_steps 1 --num_ppo_epochs 1 --max_new_tokens 8",
     "dpo": "--max_steps 1 --gradient_accumulation_steps 1",
     "evaluate": "--max_new_tokens 8",
-    "rank": "",
 }
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def commands(document: str) -> list[str]:
@@ -34,24 +38,83 @@ def commands(document: str) -> list[str]:
     return [line for line in lines if line.startswith("rlhf ")]
 
 
+def run_all(document: str, folder: Path) -> list[str]:
+    """Run a document's commands in a folder that has the repository's configs; their names, in order."""
+    if not (folder / "configs").exists():
+        (folder / "configs").symlink_to(ROOT / "configs")
+    names = []
+    for line in commands(document):
+        _, name, *rest = shlex.split(line)
+        command = [sys.executable, "-m", "rlhf.cli", name, *rest, *shlex.split(SHORTENED.get(name, ""))]
+        if name == "annotate" and rest[0].startswith("--"):
+            judge_all(command, folder)
+        else:
+            done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+            assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+        names.append(f"{name} {rest[0]}" if rest and not rest[0].startswith("--") else name)
+    return names
+
+
+def judge_all(command: list[str], folder: Path) -> None:
+    """Open the app as it is said, judge everything in it through its REST interface, and stop it by Ctrl-C."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [*command, "--port", str(port)], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        assert f"http://127.0.0.1:{port}" in server.stdout.readline()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            assert client.post("/login", data={"name": "Ada"}).status_code == 303
+            while (
+                card := client.post("/api/v1/next", json={"client": "tab", "exclude": []}).json()["card"]
+            ) is not None:
+                first, second, *others = map(len, card["responses"])
+                ranks = [1, 2, *(2 for _ in others)] if first >= second else [2, 1, *(2 for _ in others)]
+                said = {"client": "tab", "id": str(uuid.uuid4()), "item_id": card["item_id"], "kind": "ranking"}
+                answer = client.post("/api/v1/judgments", json={**said, "ranks": ranks})
+                assert answer.status_code == 201, answer.text
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
 @pytest.mark.real_model
 @pytest.mark.timeout(900)
 def test_the_readme_takes_a_newcomer_from_demonstrations_to_a_judged_policy(tmp_path: Path) -> None:
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
-    ran = []
-    for line in commands("README.md"):
-        _, name, *rest = shlex.split(line)
-        command = [sys.executable, "-m", "rlhf.cli", name, *rest, *shlex.split(SHORTENED[name])]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
-        ran.append(name)
-    assert ran == ["sft", "sample", "rank", "reward", "ppo", "dpo", "evaluate"]
+    ran = run_all("README.md", tmp_path)
+    assert ran == ["sft", "sample", "annotate", "annotate export", "reward", "ppo", "dpo", "evaluate"]
     metrics = json.loads((tmp_path / "runs" / "ppo_vs_sft" / "metrics.json").read_text())
     assert metrics["win_rate"]["n"] == 120
     snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert snippet is not None
-    subprocess.run([sys.executable, "-c", snippet[1]], cwd=tmp_path, env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", snippet[1]], cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=120)
+
+
+@pytest.mark.real_model
+@pytest.mark.timeout(900)
+def test_the_tutorial_goes_round_twice(tmp_path: Path) -> None:
+    first = ["sft", "sample", "annotate", "annotate export", "reward", "dpo", "ppo", "evaluate"]
+    assert run_all("docs/tutorial.md", tmp_path) == [*first, "sample", "annotate", "annotate export", "reward"]
+    (second, _), (third, _) = (
+        read_comparisons(tmp_path / "runs" / name) for name in ("first/comparisons.jsonl", "second.jsonl")
+    )
+    assert {response.policy for row in second for response in row.responses} == {"runs/first/sft"}
+    assert {response.policy for row in third for response in row.responses} == {"runs/first/ppo"}
+
+
+def test_the_page_on_annotation_runs_as_it_stands(tmp_path: Path) -> None:
+    pair = {"prompt": "Why?", "chosen": "Because it is so.", "rejected": "No."}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "candidates.jsonl").write_text(json.dumps(pair) + "\n", encoding="utf-8")
+    ran = run_all("docs/annotation.md", tmp_path)
+    assert ran == ["annotate import", "annotate", "annotate export", "annotate export"]
+    ((row,), _) = read_comparisons(tmp_path / "runs" / "human_trl.jsonl")
+    assert row.responses[0].text == "Because it is so."
 
 
 def test_the_comparison_in_the_docs_is_read(tmp_path: Path) -> None:
@@ -63,7 +126,9 @@ def test_the_comparison_in_the_docs_is_read(tmp_path: Path) -> None:
     assert comparison.pairs() == [(0, 1), (0, 2), (1, 2)]
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/data.md", "docs/results.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+)
 def test_links_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
