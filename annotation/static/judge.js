@@ -304,6 +304,7 @@ class Judge {
       find(".controls").replaceChildren(...controls(count));
       if (count > 2) paintRanks(this.root, this.ranks, this.cursor);
       paintPrevious(this.root, previous);
+      find(".status").dataset.hint = count > 2 ? "A rank for the marked response: 1 is the best" : "Which response is better?";
       find(".sheet").dataset.item = card.item_id;
       this.readyAt = performance.now() + SETTLE_MS;
       find(".sheet").dataset.ready = "false";
@@ -358,12 +359,12 @@ class Judge {
     }
     if (state !== "empty" || !this.progress) return [];
     const { total, done } = this.progress;
-    if (total === 0) return [element("h2", {}, "No items yet"), p("Fill the store with responses to rank:"), p(code("rlhf annotate import --store URL --file FILE"))];
+    if (total === 0) return [element("h2", {}, "No items yet"), p("Fill the store with responses to rank:"), code("rlhf annotate import --store URL --file FILE")];
     if (done === total) {
-      return [element("h2", {}, "All done"), p(total === 1 ? "The one item has been judged." : `All ${total} items have been judged. Thank you.`), p("What was judged goes to the trainers with"), p(code("rlhf annotate export --store URL --out comparisons.jsonl"))];
+      return [element("h2", {}, "All done"), p(total === 1 ? "The one item has been judged." : `All ${total} items have been judged. Thank you.`), p("What was judged goes to the trainers with"), code("rlhf annotate export --store URL --out comparisons.jsonl")];
     }
-    const open = total - done === 1 ? "1 item is" : `${total - done} items are`;
-    return [element("h2", {}, "All done for you"), p(`${open} with other annotators, or wait for more of them. This page looks for new work by itself.`), p("What was judged so far goes to the trainers with"), p(code("rlhf annotate export --store URL --out comparisons.jsonl"))];
+    const left = total - done === 1 ? "1 item is left: it is" : `${total - done} items are left: they are`;
+    return [element("h2", {}, "Nothing left for you"), p(`${left} open in another tab, with other annotators, or skipped by you. This page looks for new work by itself.`), p("What was judged so far goes to the trainers with"), code("rlhf annotate export --store URL --out comparisons.jsonl")];
   }
 
   #say(text, kind = "") {
