@@ -61,12 +61,17 @@ class Stages:
 
 
 def run_stage(command: Sequence[str], *, held: Sequence[int] = ()) -> Finished:
-    """Run `rlhf COMMAND ...` to its end; an interrupt reaches the stage first and is then raised here.
+    """Run `rlhf COMMAND ...` to its end.
 
     `held` are file descriptors that the stage keeps open, such as that of a lock.
     """
+    return run_process([sys.executable, "-m", "rlhf.stages", str(os.getpid()), *command], held=held)
+
+
+def run_process(command: Sequence[str], *, held: Sequence[int] = ()) -> Finished:
+    """Run a command to its end and measure it; an interrupt reaches it first and is then raised here."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "rlhf.stages", str(os.getpid()), *command], pass_fds=held)
+    process = subprocess.Popen(command, pass_fds=held)
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:
