@@ -27,7 +27,8 @@ class Finished:
     Attributes:
         status: its exit status; negative for the signal that ended it.
         seconds: wall-clock time.
-        peak_gb: its largest resident memory, in gigabytes (10^9 bytes).
+        peak_gb: its largest resident memory, in gigabytes (10^9 bytes); Linux counts what its parent held when it
+            started it, so that it is never below that.
     """
 
     status: int
