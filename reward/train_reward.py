@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics = {"num_train": len(train_examples), "steps": trainer.state.global_step}
     if eval_examples:
         metrics["eval_accuracy"] = trainer.accuracy(eval_examples).to_dict()
+        samples = trainer.sample_rows(eval_examples, held_out, stage.chat)
+        if stage.run is not None:
+            stage.run.log_samples(samples)
     finish_stage(stage, metrics)
 
 

@@ -10,6 +10,8 @@ import torch
 from peft import LoraConfig
 from transformers import TrainingArguments
 
+from rlhf.training.tracking import check_tracker
+
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -97,7 +99,12 @@ class StageArguments(ModelArguments, TrainingArguments):
     def __post_init__(self) -> None:
         if self.output_dir is None:
             raise ValueError("output_dir is missing: name the folder of the run with --output_dir")
+        if self.hub_token is not None:
+            raise ValueError("hub_token is not taken here, where others can read it: set HF_TOKEN in the environment")
         self.check_model_arguments()
+        check_tracker(self.report_to)
+        # the Trainer's own trackers stay off; ours follows the run folder
+        self.tracker, self.report_to = self.report_to, "none"
         if self.bf16 or self.fp16:
             raise ValueError("bf16 and fp16 autocast recast the frozen weights at every forward: use --dtype bfloat16")
         # launched with several processes on CPUs: gloo is the backend they have; on GPUs the default is right

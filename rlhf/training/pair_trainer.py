@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from rlhf.data.chat import Chat
+from rlhf.data.comparisons import Comparison
 from rlhf.evaluation.metrics import Estimate, bootstrap_mean
 from rlhf.training.examples import PairBatch, RankedGroup, collate_pairs
 from rlhf.training.trainer import RoleTrainer
+
+SAMPLED_EXAMPLES = 16  # comparisons shown with their scores
 
 
 class PairTrainer(RoleTrainer, ABC):
@@ -62,6 +66,20 @@ class PairTrainer(RoleTrainer, ABC):
             correct += ((lead > 0).float() + (lead == 0).float() / 2).tolist()
             prompts += [example.prompt_id for example in chunk for _ in example.pairs]
         return bootstrap_mean(correct, groups=prompts)
+
+    def sample_rows(
+        self, examples: Sequence[RankedGroup], comparisons: Sequence[Comparison], chat: Chat
+    ) -> list[dict[str, Any]]:
+        """One row per response of the first `SAMPLED_EXAMPLES`: prompt, response, score."""
+        prompts = {comparison.prompt_id: comparison.prompt for comparison in comparisons}
+        rows = []
+        for chunk, _, scores in self.scored(examples[:SAMPLED_EXAMPLES], "sample"):
+            responses = [(example.prompt_id, ids) for example in chunk for ids in example.group.response_ids]
+            for (prompt_id, ids), score in zip(responses, scores.tolist(), strict=True):
+                prompt = [message.to_dict() for message in prompts[prompt_id]]
+                row = {"prompt": prompt, "response": chat.decode(ids), "score": score}
+                rows.append({"step": self.state.global_step, **row})
+        return rows
 
     @torch.no_grad()
     def scored(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -29,7 +28,6 @@ from rlhf.training.moments import RunningMoments
 from rlhf.training.ppo_arguments import PPOArguments
 from rlhf.training.rollout import ResponseScorer, RolloutBatch, SampledGroup, pack_rollout
 from rlhf.training.rollout_metrics import correlation, distinct_bigrams, sample_rows
-from rlhf.training.run_folder import SAMPLES
 from rlhf.training.trainer import RoleTrainer, SavedRole
 
 
@@ -384,9 +382,7 @@ class PPOTrainer(RoleTrainer):
         if self.run is None or not self.args.sample_rows:
             return
         rows = itertools.chain.from_iterable(sample_rows(batch, self.state.global_step) for batch in rollout)
-        with open(self.run.path / SAMPLES, "a", encoding="utf-8") as file:
-            for row in itertools.islice(rows, self.args.sample_rows):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.run.log_samples(itertools.islice(rows, self.args.sample_rows))
 
     # ---- resume -----------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from rlhf.training import checkpoints
 from rlhf.training.arguments import ModelArguments, StageArguments
 from rlhf.training.hub_data import read_files_or_hub
 from rlhf.training.run_folder import RunFolder
+from rlhf.training.tracking import WandbTracker
 
 SECRET_FIELDS = ("hub_token",)
 
@@ -105,6 +106,8 @@ def open_stage(
             data_files=[file for file in data_files if Path(file).exists()],
             resume=checkpoint is not None,
         )
+        if arguments.tracker == "wandb":
+            WandbTracker.follow(run, name=arguments.run_name)
     PartialState().wait_for_everyone()
     return Stage(name, source, chat, run, checkpoint)
 
@@ -128,5 +131,5 @@ def load_comparisons(files: Sequence[str], arguments: StageArguments, field: str
 
 def plain_config(arguments: StageArguments) -> dict[str, Any]:
     """The arguments as JSON-like values, without keys."""
-    plain = json.loads(json.dumps(arguments.to_dict(), default=str))
+    plain = json.loads(json.dumps(arguments.to_dict(), default=str)) | {"report_to": arguments.tracker}
     return {key: value for key, value in plain.items() if key not in SECRET_FIELDS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,9 +17,11 @@ ENVIRONMENT = os.environ | {
 }
 
 
-def launched(command: Sequence[str], *, check: bool = True, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def launched(
+    command: Sequence[str], *, check: bool = True, cwd: Path = ROOT, env: Mapping[str, str] = ENVIRONMENT
+) -> subprocess.CompletedProcess[str]:
     """Run a command and keep what it says; a failure shows its end."""
-    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
     assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
     return done
 
