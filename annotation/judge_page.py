@@ -156,6 +156,9 @@ async def _in_daemon_thread(function: Callable[[], Any]) -> Any:
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Any] = loop.create_future()
 
+    async def called() -> Any:
+        return function()
+
     def settle(value: Any, error: BaseException | None) -> None:
         if result.cancelled():
             return
@@ -166,7 +169,8 @@ async def _in_daemon_thread(function: Callable[[], Any]) -> Any:
 
     def run() -> None:
         try:
-            outcome: tuple[Any, BaseException | None] = (function(), None)
+            # Where no loop runs, Gradio makes some for its locks, and never closes them.
+            outcome: tuple[Any, BaseException | None] = (asyncio.run(called()), None)
         except BaseException as error:
             outcome = (None, error)
         if not loop.is_closed():
