@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-all lint
+.PHONY: setup system demo test test-all lint
 
 setup: $(STAMP)
 
@@ -21,10 +21,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/rlhf demo
 
-test: $(STAMP)
+# A browser and PostgreSQL for the tests, where apt-get can install them.
+system:
+	.ci/system-packages
+
+test: $(STAMP) system
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(STAMP)
+test-all: $(STAMP) system
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
