@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +53,7 @@ def build() -> FastAPI:
     for name in [name for name in os.environ if name.startswith("GRADIO_") and name != "GRADIO_TEMP_DIR"]:
         del os.environ[name]
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    gr: Any = importlib.import_module("gradio")
+    gr = _import_gradio()
     with gr.Blocks(analytics_enabled=False, title="Annotate", fill_width=True) as blocks:
         gr.HTML(
             html_template=(STATIC / "card.html").read_text(encoding="utf-8"),
@@ -81,6 +83,28 @@ def build() -> FastAPI:
         pwa=False,
         mcp_server=False,
     )
+
+
+def _import_gradio() -> Any:
+    """Gradio without the stubs for editors that it writes into its own folder at each import.
+
+    They take two fifths of the time, and the folder may be read-only.
+    """
+    if "gradio" in sys.modules or (spec := importlib.util.find_spec("gradio")) is None or spec.loader is None:
+        return importlib.import_module("gradio")
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["gradio"] = package
+    try:
+        # one module of the package, before the package itself runs and imports all others
+        stubs: Any = importlib.import_module("gradio.component_meta")
+        stubs.create_or_modify_pyi = lambda *_: None
+        spec.loader.exec_module(package)
+        return package
+    except (ImportError, AttributeError):
+        # another version, which is built differently
+        for name in [name for name in sys.modules if name.partition(".")[0] == "gradio"]:
+            del sys.modules[name]
+        return importlib.import_module("gradio")
 
 
 class JudgePage:

@@ -352,10 +352,12 @@ class Judge {
     const code = (text) => element("code", {}, text);
     const button = (action, label) => element("button", { type: "button", class: "primary", "data-do": action }, label);
     if (state === "loading") return [p("Loading…")];
-    if (state === "away") return [element("h2", {}, "Not connected"), p(this.trouble, ". Trying again by itself."), button("retry", "Try now")];
+    const unsent = this.outbox?.size ?? 0;
+    const kept = unsent ? [p(`${unsent === 1 ? "One answer is" : `${unsent} answers are`} kept in this browser until then.`)] : [];
+    if (state === "away") return [element("h2", {}, "Not connected"), p(`${this.trouble}. Trying again by itself.`), ...kept, button("retry", "Try now")];
     if (state === "ended") {
-      const unsent = this.outbox?.size ? [p(`${this.outbox.size} unsent: kept in this browser, sent when you sign in again under the same name.`)] : [];
-      return [element("h2", {}, "Signed out"), p(this.ended), ...unsent, element("a", { class: "primary", href: "/login" }, "Sign in")];
+      const later = unsent ? [p(`${unsent} unsent: kept in this browser, and sent when you sign in again under the same name.`)] : [];
+      return [element("h2", {}, "Signed out"), p(this.ended), ...later, element("a", { class: "primary", href: "/login" }, "Sign in")];
     }
     if (state !== "empty" || !this.progress) return [];
     const { total, done } = this.progress;
