@@ -39,10 +39,14 @@ from rlhf.training.stage import find_backbone, finish_stage, load_chat, open_sta
 class SFTArguments(StageArguments, SFTConfig):
     """Settings of supervised fine-tuning, on top of `trl.SFTConfig`."""
 
+    evaluates_between_steps = True
+
     remove_unused_columns: bool = field(default=True, metadata={"help": "Leave it: TRL prepares its own batches."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.eval_strategy != "no" and not self.eval_file:
+            raise ValueError(f"eval_strategy is {self.eval_strategy.value!r} without an eval_file: name one")
         self.completion_only_loss = True
         self.max_length = self.max_prompt_length + self.max_response_length
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import LoraConfig
@@ -74,6 +74,8 @@ class ModelArguments:
 class StageArguments(ModelArguments, TrainingArguments):
     """What every stage understands, on top of `transformers.TrainingArguments` with defaults for LoRA runs."""
 
+    evaluates_between_steps: ClassVar[bool] = False
+
     train_file: list[str] = path_field("Training data: JSON Lines files, or a hub data set name.", several=True)
     eval_file: list[str] = path_field("Held-out data in the same form; measured at the end.", several=True)
     skip_bad_lines: bool = field(
@@ -113,6 +115,10 @@ class StageArguments(ModelArguments, TrainingArguments):
         if not torch.accelerator.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds that too, but warns
         super().__post_init__()
+        if self.eval_strategy != "no" and not self.evaluates_between_steps:
+            raise ValueError(
+                f"eval_strategy is {self.eval_strategy.value!r}: this stage measures eval_file at the end; leave it out"
+            )
         if self.n_gpu > 1:
             # without a launcher the Trainer would copy the model to every GPU and give each the same batch
             self._n_gpu = 1

@@ -40,6 +40,8 @@ PACKAGES = (
     "trl",
     "wandb",
 )
+# What decides which weights a checkpoint holds.
+ADAPTER_SETTINGS = ("lora_r", "lora_alpha", "lora_target_modules", "value_model")
 SECRET_NAMES = ("token", "hub_token", "push_to_hub_token")
 SECRET_ENDINGS = ("api_key", "password", "secret")
 
@@ -103,6 +105,7 @@ class RunFolder:
         }
         if resume:
             manifest["created"] = folder._resumed(manifest)["created"]
+            folder._refuse_other_adapters(config)
             manifest["resumed"] = _now()
         folder.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
@@ -180,6 +183,16 @@ class RunFolder:
                     f"({before['parents'].get(name)}); restore it, or start a new run in another --output_dir"
                 )
         return before
+
+    def _refuse_other_adapters(self, config: Mapping[str, Any]) -> None:
+        """Raise ValueError when the saved adapters would not fit those that `config` asks for."""
+        before = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        for name in ADAPTER_SETTINGS:
+            if name in before and name in config and before[name] != config[name]:
+                raise ValueError(
+                    f"the run in {self.path} has {name} {before[name]!r}, not {config[name]!r}: its checkpoints do not "
+                    "fit; leave it as it was, or start a new run in another --output_dir"
+                )
 
     def _read_manifest(self) -> dict[str, Any]:
         path = self.path / MANIFEST

@@ -59,6 +59,14 @@ def test_a_missing_file(stage, refused, tiny_chat_model, tmp_path) -> None:
     assert "absent.jsonl" in said
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_evaluation_between_steps_where_there_is_none(stage, refused, tiny_chat_model, data) -> None:
+    file = data / ("demonstrations.jsonl" if stage == "sft" else "pairs.jsonl")
+    said = refused(stage, "--model", tiny_chat_model, "--train_file", file, "--eval_strategy", "steps")
+    assert "eval_strategy is 'steps'" in said
+    assert "eval_file" in said
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
 def test_no_file_at_all(stage, refused, tiny_chat_model) -> None:
     extra = ["--scorer", "math:sqrt"] if stage == "ppo" else []

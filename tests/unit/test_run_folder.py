@@ -116,6 +116,14 @@ def test_resuming_keeps_the_start_and_the_log(start) -> None:
     assert rows_of(resumed) == [{"step": 1}]
 
 
+@pytest.mark.parametrize("name", ["lora_r", "lora_alpha", "lora_target_modules", "value_model"])
+def test_a_resume_with_other_adapters_is_refused_by_name(start, name: str) -> None:
+    run = start(config={name: 8})
+    with pytest.raises(ValueError, match=f"has {name} 8, not 16"):
+        start(resume=True, config={name: 16})
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == {name: 8}
+
+
 def test_resuming_on_other_data_is_refused(start, tmp_path: Path) -> None:
     start()
     (tmp_path / "data.jsonl").write_bytes(b"abd")
