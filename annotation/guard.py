@@ -18,6 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY = 1_000_000  # bytes
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
+# Gradio's files, each named by the hash of its content
+HASHED_FILES = "/annotate/assets/"
+FOREVER = "private, max-age=31536000, immutable"
+
 _POLICY = (
     "default-src 'self'; script-src 'self'{scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "font-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'self'; frame-ancestors 'none'; "
@@ -128,7 +132,7 @@ def _with_headers(scope: Scope, send: Send) -> Send:
             headers["x-content-type-options"] = "nosniff"
             # With no-referrer a browser sends `Origin: null` with our own forms.
             headers["referrer-policy"] = "same-origin"
-            headers.setdefault("cache-control", "no-store")
+            headers.setdefault("cache-control", FOREVER if path.startswith(HASHED_FILES) else "no-store")
         await send(message)
 
     return sending

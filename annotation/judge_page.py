@@ -154,6 +154,8 @@ class JudgePage:
             answer = await asyncio.shield(self._app)
             # Our mount has taken its part off the path, and Gradio's own mount wants to see it.
             scope["root_path"] = scope.get("app_root_path", "")
+            # Gradio compresses each file anew at each request, which on this machine alone costs more than it saves.
+            scope["headers"] = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> ASGIApp | None:

@@ -93,6 +93,7 @@ class Judge {
   }
 
   async #send() {
+    let missed = false;
     await this.outbox.drain({
       saved: (entry, answer) => {
         this.progress = answer.progress;
@@ -103,8 +104,11 @@ class Judge {
       refused: (entry, error) => {
         this.#notice(`Not saved (${entry.said}): ${error.message}`);
         this.#paint();
+        missed = true;
       },
     });
+    // what else this tab has may be with somebody else too
+    if (missed) setTimeout(() => this.#renew());
   }
 
   async #takeBack() {

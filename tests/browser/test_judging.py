@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -15,8 +16,19 @@ HISTORY = "SELECT item_id, revision, kind, strength, reason FROM judgment ORDER 
 OPEN_SECONDS = 10
 
 
+def share_of_a_core(seconds: float = 1.0) -> float:
+    """How much of one core this machine gives to one busy thread."""
+    started, spent = time.monotonic(), time.thread_time()
+    while time.monotonic() - started < seconds:
+        pass
+    return (time.thread_time() - spent) / seconds
+
+
 def test_the_page_is_open_within_ten_seconds(server: Server, judge: Judge, capsys: pytest.CaptureFixture) -> None:
     """The best of three starts counts: what else the machine does is not ours."""
+    share = share_of_a_core()
+    if share < 0.5 and not os.environ.get("CI"):
+        pytest.skip(f"other work leaves {share:.0%} of a core, too little to measure a start")
     server.fill(numbered(2))
     figures = []
     while len(figures) < 3 and min(figures, default=OPEN_SECONDS) >= OPEN_SECONDS:

@@ -1,0 +1,139 @@
+"""What was judged is never lost: the server dies, answers get lost, items go to somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import BrowserContext, Route, expect
+
+from tests.browser.campaigns import numbered
+from tests.browser.judge import READY, Judge
+from tests.browser.server import Server
+
+HISTORY = "SELECT item_id, kind, strength FROM judgment ORDER BY number"
+JUDGMENTS = "**/api/v1/judgments"
+
+
+@pytest.fixture
+def opened(server: Server, judge: Judge) -> Judge:
+    server.fill(numbered(6))
+    server.start()
+    return judge.open("Ada")
+
+
+def test_what_the_page_calls_saved_survives_a_kill_of_the_server(server: Server, opened: Judge) -> None:
+    for count in (1, 2):
+        opened.press("2")
+        opened.saved(count)
+        server.kill()
+        assert server.rows("SELECT count(*) FROM judgment") == [(count,)]
+        server.start()
+        opened.page.wait_for_selector(READY)
+    assert server.rows("PRAGMA integrity_check") == [("ok",)]
+    # the session and the lease of the next item survived as well
+    opened.press("t")
+    opened.saved(3)
+    assert server.rows(HISTORY) == [(1, "ranking", 2.0), (2, "ranking", 2.0), (3, "ranking", None)]
+
+
+def test_what_is_judged_while_the_server_is_down_arrives_once(server: Server, opened: Judge) -> None:
+    server.kill()
+    opened.press("1")
+    expect(opened.unsent).to_have_text("1 unsent")
+    opened.press("9")
+    expect(opened.unsent).to_have_text("2 unsent")
+    assert opened.state == "away"
+    expect(opened.page.locator(".connection")).to_have_text("Not connected to the server, retrying")
+    expect(opened.page.locator(".status[data-kind='saved']")).to_have_count(0)
+    server.start()
+    opened.saved(2)
+    opened.page.wait_for_selector(READY)
+    expect(opened.page.locator(".connection")).to_be_empty()
+    assert server.rows(HISTORY) == [(1, "ranking", 3.0), (2, "ranking", 2.0)]
+
+
+def test_what_is_unsent_outlives_its_tab(server: Server, opened: Judge) -> None:
+    server.kill()
+    opened.press("1")
+    expect(opened.unsent).to_have_text("1 unsent")
+    warnings = []
+    opened.page.on("dialog", lambda dialog: (warnings.append(dialog.type), dialog.accept()))
+    opened.page.close(run_before_unload=True)
+    server.start()
+    later = Judge(opened.page.context.new_page(), server.url)
+    assert warnings == ["beforeunload"]
+    later.open()
+    later.saved(1)
+    # the old tab's lease of item 2 has yet to run out
+    assert later.item == "3"
+    assert server.rows(HISTORY) == [(1, "ranking", 3.0)]
+
+
+def test_an_answer_that_got_lost_makes_no_second_judgment(server: Server, opened: Judge) -> None:
+    lost = []
+
+    def lose(route: Route) -> None:
+        if len(lost) < 2:
+            lost.append(route.fetch().status)  # the server did it
+            route.abort()
+        else:
+            route.continue_()
+
+    opened.page.route(JUDGMENTS, lose)
+    opened.press("3")
+    opened.saved(1)
+    assert lost == [201, 201]
+    assert server.rows(HISTORY) == [(1, "ranking", 1.0)]
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["undone", "kept"])
+def test_undo_waits_for_what_is_unsent(server: Server, opened: Judge, kept: bool) -> None:
+    opened.page.route(JUDGMENTS, lambda route: route.abort())
+    opened.press("2")
+    expect(opened.unsent).to_have_text("1 unsent")
+    opened.press("u")
+    expect(opened.status).to_have_text("Undo, as soon as your last answer is saved. Esc keeps it")
+    # neither lost nor judged twice: the keys of the next card wait too
+    opened.press("1")
+    expect(opened.unsent).to_have_text("1 unsent")
+    if kept:
+        opened.press("Escape")
+        expect(opened.status).to_have_text("Your last answer stays")
+    opened.page.unroute(JUDGMENTS)
+    if kept:
+        opened.saved(1)
+        assert opened.item == "2"
+        assert server.rows(HISTORY) == [(1, "ranking", 2.0)]
+    else:
+        opened.taken_back()
+        assert opened.item == "1"
+        assert server.rows(HISTORY) == [(1, "ranking", 2.0), (1, "undo", None)]
+
+
+def test_an_item_that_went_to_somebody_else_is_said_plainly(
+    server: Server, opened: Judge, new_context: Callable[..., BrowserContext]
+) -> None:
+    server.change("UPDATE slot SET leased_until = 0")  # as after a night with the lid closed
+    other = Judge(new_context().new_page(), server.url).open("Grace")
+    assert other.item == opened.item == "1"
+    other.press("1")
+    other.saved(1)
+    opened.press("0")
+    notice = opened.page.get_by_role("alert")
+    expect(notice.first).to_contain_text("Not saved (B is much better): this item went to somebody else")
+    expect(opened.unsent).to_be_empty()
+    assert server.rows("SELECT count(*) FROM judgment") == [(1,)]
+    for _ in range(2):
+        notice.first.get_by_role("button", name="Close").click()
+    expect(notice).to_have_count(0)
+    # the item that was ready to be shown next went the same way
+    expect(opened.page.locator(".sheet")).to_have_attribute("data-item", "4")
+    assert other.item == "2"
+
+
+def test_a_server_that_stops_in_good_order_does_so_with_open_pages(server: Server, opened: Judge) -> None:
+    opened.press("1")
+    opened.saved(1)
+    assert server.stop() == 0
+    assert server.rows(HISTORY) == [(1, "ranking", 3.0)]
