@@ -53,21 +53,25 @@ def claim(
     holds = sa.exists().where(
         other.c.item_id == slot.c.item_id, other.c.annotator_id == annotator_id, other.c.id != slot.c.id
     )
-    current = current_judgments().subquery()
-    judged = sa.exists().where(current.c.item_id == slot.c.item_id, current.c.annotator_id == annotator_id)
-    first = (
-        sa.select(slot.c.id)
-        .where(free(now), ~holds, ~judged, slot.c.item_id.not_in(exclude))
-        .order_by(slot.c.id)
-        .limit(1)
-    )
-    taken = (
-        sa.update(slot)
-        .where(slot.c.id == first.with_for_update(skip_locked=True).scalar_subquery())
-        .values(state="leased", annotator_id=annotator_id, client=client, leased_until=until)
-        .returning(slot.c.item_id)
-    )
-    return connection.execute(taken).scalar()
+    current = current_judgments().where(judgment.c.annotator_id == annotator_id).subquery()
+    judged = sa.exists().where(current.c.item_id == slot.c.item_id)
+    theirs = sa.select(slot.c.id).where(~holds, ~judged, slot.c.item_id.not_in(exclude)).limit(1)
+    run_out = (slot.c.state == "leased") & (slot.c.leased_until <= now)
+    # two queries, each along an index: one with OR would sort all open slots first
+    for first in (
+        theirs.where(slot.c.state == "open").order_by(slot.c.id),
+        theirs.where(run_out).order_by(slot.c.leased_until),
+    ):
+        taken = (
+            sa.update(slot)
+            .where(slot.c.id == first.with_for_update(skip_locked=True).scalar_subquery())
+            .values(state="leased", annotator_id=annotator_id, client=client, leased_until=until)
+            .returning(slot.c.item_id)
+        )
+        item_id = connection.execute(taken).scalar()
+        if item_id is not None:
+            return item_id
+    return None
 
 
 def hold(
@@ -78,13 +82,14 @@ def hold(
     With `client` and `until` the slot is leased, without them it is judged.
     """
     rows = connection.execute(
-        sa.select(slot.c.id, slot.c.annotator_id, free(now).label("free"))
+        sa.select(slot.c.id, slot.c.annotator_id, slot.c.state, free(now).label("free"))
         .where(slot.c.item_id == item_id)
         .order_by(slot.c.id)
         .with_for_update()
     ).all()
     own = [row.id for row in rows if row.annotator_id == annotator_id]
-    usable = own or [row.id for row in rows if row.free]
+    # one that is open first: whoever is late may still come
+    usable = own or [row.id for row in sorted(rows, key=lambda row: row.state != "open") if row.free]
     if not usable:
         return False
     state = "judged" if until is None else "leased"

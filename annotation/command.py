@@ -71,8 +71,7 @@ def import_main(arguments: Sequence[str]) -> None:
     check_comparisons(comparisons)
     store = Store.open(settings.store)
     done = import_comparisons(store, comparisons, name=settings.campaign, overlap=settings.overlap)
-    known = f", {done.num_known} were there already" if done.num_known else ""
-    print(f"{done.num_added} items added to {store.address}{known}")
+    print(f"{done}: {store.address}")
 
 
 def export_main(arguments: Sequence[str]) -> None:

@@ -19,10 +19,16 @@ DEFAULT_CAMPAIGN = "main"
 
 @dataclass(frozen=True)
 class Imported:
-    """How many items were added, and how many were there already."""
+    """How many items were added, were there already, and were left out because all responses are the same."""
 
     num_added: int
     num_known: int
+    num_same: int
+
+    def __str__(self) -> str:
+        known = f", {self.num_known} were there already" if self.num_known else ""
+        same = f", {self.num_same} left out: all responses the same" if self.num_same else ""
+        return f"{self.num_added} items added{known}{same}"
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,11 @@ class PolicyOrigin:
 
 
 def check_comparisons(comparisons: Sequence[Comparison]) -> None:
-    """Refuse what cannot be shown to an annotator.
+    """Refuse what cannot be shown to an annotator or kept in a database.
 
     Raises:
-        DataError: a comparison has fewer than 2 or more than 9 responses, or a text holds a NUL character.
+        DataError: a comparison has fewer than 2 or more than 9 responses, a response is blank, or a NUL character
+            is in it.
     """
     for number, comparison in enumerate(comparisons, start=1):
         count = len(comparison.responses)
@@ -46,9 +53,17 @@ def check_comparisons(comparisons: Sequence[Comparison]) -> None:
                 f"comparison {number} has {count} responses; an annotator ranks {FEWEST_RESPONSES} to "
                 f"{MOST_RESPONSES}: `rlhf sample` writes such files"
             )
+        if not all(response.text.strip() for response in comparison.responses):
+            raise DataError(f"comparison {number} has a response without text; leave it out")
         texts = [message.content for message in comparison.prompt] + [r.text for r in comparison.responses]
-        if any("\0" in text for text in texts):
+        names = [comparison.source or "", *(response.policy or "" for response in comparison.responses)]
+        if any("\0" in text for text in (*texts, *names)):
             raise DataError(f"comparison {number} holds a NUL character, which databases do not keep; remove it")
+
+
+def has_a_choice(comparison: Comparison) -> bool:
+    """Whether any two of its responses differ: otherwise there is nothing to judge."""
+    return len({response.text for response in comparison.responses}) > 1
 
 
 def import_comparisons(
@@ -74,23 +89,45 @@ def import_comparisons(
     """
     check_comparisons(comparisons)
     check_campaign(store, name, overlap)
-    with store.writing() as connection:
-        campaign_id = _campaign(connection, name, overlap)
-        known = sa.select(item.c.comparison_id).where(item.c.campaign_id == campaign_id)
-        seen = set(connection.execute(known).scalars())
-        policies: dict[str, int] = {}
-        num_added = 0
-        for comparison in comparisons:
-            if comparison.id in seen:
-                continue
-            seen.add(comparison.id)
-            num_added += 1
-            for response in comparison.responses:
-                if response.policy is not None and response.policy not in policies:
-                    origin = (origins or {}).get(response.policy, PolicyOrigin(""))
-                    policies[response.policy] = _policy(connection, response.policy, origin)
-            _add_item(connection, campaign_id, comparison, policies, overlap)
-    return Imported(num_added, len(comparisons) - num_added)
+    rows = [comparison for comparison in comparisons if has_a_choice(comparison)]
+    num_added = store.write(lambda connection: _import(connection, rows, name, overlap, origins or {}))
+    return Imported(num_added, len(rows) - num_added, len(comparisons) - len(rows))
+
+
+def _import(
+    connection: sa.Connection,
+    comparisons: Sequence[Comparison],
+    name: str,
+    overlap: int,
+    origins: Mapping[str, PolicyOrigin],
+) -> int:
+    """Add what is new, table by table: annotators wait for no longer than that takes."""
+    unique = {comparison.id: comparison for comparison in comparisons}
+    campaign_id = _campaign(connection, name, overlap)
+    known = sa.select(item.c.comparison_id).where(item.c.campaign_id == campaign_id)
+    seen = set(connection.execute(known).scalars())
+    new = [comparison for comparison in unique.values() if comparison.id not in seen]
+    if not new:
+        return 0
+    names = {response.policy for comparison in new for response in comparison.responses if response.policy is not None}
+    policies = {name: _policy(connection, name, origins.get(name, PolicyOrigin(""))) for name in sorted(names)}
+    _add_prompts(connection, new)
+    connection.execute(sa.insert(item), [_item(campaign_id, comparison) for comparison in new])
+    ids_query = sa.select(item.c.comparison_id, item.c.id).where(item.c.campaign_id == campaign_id)
+    ids = {row.comparison_id: row.id for row in connection.execute(ids_query)}
+    completions = [
+        _completion(ids[comparison.id], place, response, policies)
+        for comparison in new
+        for place, response in enumerate(comparison.responses)
+    ]
+    connection.execute(sa.insert(completion), completions)
+    slots = [
+        {"item_id": ids[comparison.id], "number": number, "state": "open"}
+        for comparison in new
+        for number in range(1, overlap + 1)
+    ]
+    connection.execute(sa.insert(slot), slots)
+    return len(new)
 
 
 def check_campaign(store: Store, name: str, overlap: int) -> None:
@@ -130,24 +167,28 @@ def _policy(connection: sa.Connection, name: str, origin: PolicyOrigin) -> int:
     return connection.execute(sa.insert(policy).values(values).returning(policy.c.id)).scalar_one()
 
 
-def _add_item(
-    connection: sa.Connection, campaign_id: int, comparison: Comparison, policies: Mapping[str, int], overlap: int
-) -> None:
-    if connection.execute(sa.select(prompt.c.id).where(prompt.c.id == comparison.prompt_id)).scalar() is None:
-        messages = [message.to_dict() for message in comparison.prompt]
-        connection.execute(sa.insert(prompt).values(id=comparison.prompt_id, messages=messages))
-    values = {
+def _add_prompts(connection: sa.Connection, comparisons: Sequence[Comparison]) -> None:
+    known = set(connection.execute(sa.select(prompt.c.id)).scalars())
+    rows = {
+        comparison.prompt_id: {
+            "id": comparison.prompt_id,
+            "messages": [message.to_dict() for message in comparison.prompt],
+        }
+        for comparison in comparisons
+        if comparison.prompt_id not in known
+    }
+    if rows:
+        connection.execute(sa.insert(prompt), list(rows.values()))
+
+
+def _item(campaign_id: int, comparison: Comparison) -> dict[str, Any]:
+    return {
         "campaign_id": campaign_id,
         "prompt_id": comparison.prompt_id,
         "comparison_id": comparison.id,
         "source": comparison.source,
         "created_at": time.time(),
     }
-    item_id = connection.execute(sa.insert(item).values(values).returning(item.c.id)).scalar_one()
-    rows = [_completion(item_id, place, response, policies) for place, response in enumerate(comparison.responses)]
-    connection.execute(sa.insert(completion), rows)
-    slots = [{"item_id": item_id, "number": number, "state": "open"} for number in range(1, overlap + 1)]
-    connection.execute(sa.insert(slot), slots)
 
 
 def _completion(item_id: int, place: int, response: Response, policies: Mapping[str, int]) -> dict[str, Any]:

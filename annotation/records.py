@@ -88,9 +88,12 @@ class Saved:
 
 @dataclass(frozen=True)
 class Undone:
-    """A judgment taken back: its card again, and what had been said of it (ranks in the order shown)."""
+    """A judgment taken back: its card again, and what had been said of it (ranks in the order shown).
 
-    card: Card
+    `card` is None where the item was skipped and others have taken it since.
+    """
+
+    card: Card | None
     kind: str
     ranks: tuple[int, ...] | None
     strength: float | None

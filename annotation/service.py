@@ -10,7 +10,8 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -28,7 +29,7 @@ from annotation.records import (
     UnknownItem,
 )
 from annotation.store import Store
-from annotation.tables import annotator, campaign, completion, item, judgment, prompt, session, slot
+from annotation.tables import annotator, campaign, completion, item, judgment, prompt, session, showing, slot
 from rlhf import __version__
 from rlhf.data.comparisons import Message
 
@@ -37,9 +38,19 @@ SESSION_SECONDS = 30 * 24 * 3600.0
 LONGEST_NAME = 64
 LONGEST_REASON = 2000
 STRENGTHS = (1, 2, 3)
-CONFLICT_TRIES = 5
+# From this many items on, the store-wide numbers are counted every few seconds and not at each answer.
+LARGE_STORE = 2000
+COUNT_SECONDS = 5.0
 
-Result = TypeVar("Result")
+
+@dataclass(frozen=True)
+class _Counted:
+    """Items of the store, those with all their rankings, those with a free slot, and until when this is good."""
+
+    total: int
+    done: int
+    free: int
+    until: float
 
 
 class AnnotationService:
@@ -55,6 +66,7 @@ class AnnotationService:
         self.store = store
         self.lease_seconds = lease_seconds
         self.clock = clock
+        self._counts: _Counted | None = None
 
     # ---- sessions -----------------------------------------------------------------------------------------
 
@@ -78,7 +90,7 @@ class AnnotationService:
             connection.execute(sa.insert(session).values(row | {"expires_at": now + SESSION_SECONDS}))
             return token
 
-        return self._write(start)
+        return self.store.write(start)
 
     def annotator_of(self, token: str | None) -> Annotator | None:
         """Whose session a token is; None when it is unknown, has run out or was ended."""
@@ -97,7 +109,7 @@ class AnnotationService:
     def sign_out(self, token: str) -> None:
         """End a session. Its tabs' leases run out by themselves."""
         ended = sa.update(session).where(session.c.token_hash == _hash(token)).values(revoked_at=self.clock())
-        self._write(lambda connection: connection.execute(ended))
+        self.store.write(lambda connection: connection.execute(ended))
 
     # ---- work ---------------------------------------------------------------------------------------------
 
@@ -119,18 +131,20 @@ class AnnotationService:
                 item_id = assignment.claim(connection, annotator_id, client, known, now=now, until=until)
             return None if item_id is None else _card(connection, item_id, annotator_id, until)
 
-        return self._write(lease)
+        return self.store.write(lease)
 
     def renew(self, annotator_id: str, client: str, item_ids: Sequence[str]) -> list[str]:
         """Keep a tab's items for another `lease_seconds`; those it still holds."""
         numbers = [int(item_id) for item_id in item_ids if _is_number(item_id)]
         until = self.clock() + self.lease_seconds
-        held = self._write(lambda connection: assignment.renew(connection, annotator_id, client, numbers, until=until))
+        held = self.store.write(
+            lambda connection: assignment.renew(connection, annotator_id, client, numbers, until=until)
+        )
         return [str(item_id) for item_id in held]
 
     def release(self, annotator_id: str, client: str) -> None:
         """Give a tab's items back: it closes."""
-        self._write(lambda connection: assignment.give_back(connection, annotator_id, client=client))
+        self.store.write(lambda connection: assignment.give_back(connection, annotator_id, client=client))
 
     def submit(self, annotator_id: str, client: str, said: Judgment) -> Saved:
         """Keep a judgment for good. Sent again with the same id it changes nothing and gives the same answer.
@@ -147,7 +161,7 @@ class AnnotationService:
             item_id = int(said.item_id) if _is_number(said.item_id) else -1
             num_responses = _lock_item(connection, item_id)
             _check_judgment(said, num_responses)
-            order = shown_order(_comparison_id(connection, item_id), annotator_id, num_responses)
+            order = _shown(connection, item_id, annotator_id, num_responses)
             ranks = None if said.ranks is None else [said.ranks[order.index(place)] for place in range(num_responses)]
             told = {"kind": said.kind, "ranks": ranks, "strength": said.strength, "reason": said.reason}
             before = _by_id(connection, said.id)
@@ -164,63 +178,81 @@ class AnnotationService:
             revision = self._append(connection, said.id, item_id, annotator_id, told | times)
             return Saved(said.id, said.item_id, revision)
 
-        return self._write(keep)
+        return self.store.write(keep)
 
     def undo(self, annotator_id: str, client: str, undo_id: str) -> Undone | None:
         """Take back this annotator's newest judgment that stands, and lease its item to the tab again.
 
-        The judgment stays in the history; an entry that it was taken back follows it. None when there is none.
+        The judgment stays in the history; an entry that it was taken back follows it. None when there is none. Of
+        a skip whose item others have taken since, there is no card.
 
         Raises:
-            NotHeld: the newest was a skip, and others have filled all places of the item since.
             InvalidJudgment: the id was used for something else.
         """
         _check_id(undo_id)
 
         def take_back(connection: sa.Connection) -> Undone | None:
+            # one at a time: two would take back the same judgment
+            connection.execute(sa.select(annotator.c.id).where(annotator.c.id == annotator_id).with_for_update())
             done = _by_id(connection, undo_id)
             if done is not None and (done.kind != "undo" or done.annotator_id != annotator_id):
                 raise InvalidJudgment(f"id {undo_id} was used for another judgment; send a new one")
             last = _newest(connection, annotator_id) if done is None else _by_number(connection, done.supersedes)
             if last is None:
                 return None
-            now = self.clock()
-            until = now + self.lease_seconds
+            _lock_item(connection, last.item_id)
             if done is None:
-                _lock_item(connection, last.item_id)
-                if not assignment.hold(connection, last.item_id, annotator_id, now=now, client=client, until=until):
-                    raise NotHeld("you skipped this item, and others have judged it since; it cannot be taken back")
                 told = {"kind": "undo", "active_ms": 0, "shown_order": last.shown_order}
                 self._append(connection, undo_id, last.item_id, annotator_id, told)
+            now = self.clock()
+            until = now + self.lease_seconds
+            answered = _stands(connection, last.item_id, annotator_id)
+            held = not answered and assignment.hold(
+                connection, last.item_id, annotator_id, now=now, client=client, until=until
+            )
             ranks = None if last.ranks is None else tuple(last.ranks[place] for place in last.shown_order)
-            card = _card(connection, last.item_id, annotator_id, until)
+            card = _card(connection, last.item_id, annotator_id, until) if held else None
             return Undone(card, last.kind, ranks, last.strength)
 
-        return self._write(take_back)
+        return self.store.write(take_back)
 
     def progress(self, annotator_id: str) -> Progress:
         """How far this annotator and the store are."""
         mine = slot.c.annotator_id == annotator_id
-        current = assignment.current_judgments().subquery()
-        answered = sa.exists().where(current.c.item_id == slot.c.item_id, current.c.annotator_id == annotator_id)
-        skipped = assignment.current_judgments(kinds=("skip",)).subquery()
-        unfinished = sa.exists().where(slot.c.item_id == item.c.id, slot.c.state != "judged")
-        held = (slot.c.state == "leased") & mine
         items = sa.func.count(sa.distinct(slot.c.item_id))
+        answers = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id).subquery()
+        skips = sa.select(sa.func.count()).select_from(answers).where(answers.c.kind == "skip")
+        leased = sa.select(slot.c.item_id).where(mine, slot.c.state == "leased")
+        busy = sa.select(answers.c.item_id).union(leased)  # not to be given again
+        now = self.clock()
         with self.store.reading() as connection:
 
             def count(query: sa.Select) -> int:
                 return int(connection.execute(query).scalar_one())
 
+            store = self._counted(connection, now)
+            num_leased = count(sa.select(items).where(mine, slot.c.state == "leased"))
+            num_busy_and_free = count(sa.select(items).where(slot.c.item_id.in_(busy), assignment.free(now)))
             return Progress(
                 judged=count(sa.select(items).where(mine, slot.c.state == "judged")),
-                skipped=count(sa.select(sa.func.count()).where(skipped.c.annotator_id == annotator_id)),
-                available=count(sa.select(items).where(held | (assignment.free(self.clock()) & ~answered))),
-                total=count(sa.select(sa.func.count()).select_from(item)),
-                done=count(sa.select(sa.func.count()).select_from(item).where(~unfinished)),
+                skipped=count(skips),
+                available=max(store.free - num_busy_and_free, 0) + num_leased,
+                total=store.total,
+                done=store.done,
             )
 
     # ---- inside -------------------------------------------------------------------------------------------
+
+    def _counted(self, connection: sa.Connection, now: float) -> _Counted:
+        """Numbers of the whole store; of a large one a few seconds old."""
+        if self._counts is None or now >= self._counts.until:
+            items = sa.func.count(sa.distinct(slot.c.item_id))
+            total = connection.execute(sa.select(sa.func.count()).select_from(item)).scalar_one()
+            unfinished = connection.execute(sa.select(items).where(slot.c.state != "judged")).scalar_one()
+            free = connection.execute(sa.select(items).where(assignment.free(now))).scalar_one()
+            until = now + COUNT_SECONDS if total > LARGE_STORE else now
+            self._counts = _Counted(total, total - unfinished, free, until)
+        return self._counts
 
     def _append(
         self, connection: sa.Connection, judgment_id: str, item_id: int, annotator_id: str, told: dict[str, Any]
@@ -242,17 +274,6 @@ class AnnotationService:
         connection.execute(sa.insert(judgment).values(row | told))
         return revision
 
-    def _write(self, action: Callable[[sa.Connection], Result]) -> Result:
-        """Run `action` in a write transaction; once more where a row of the same key came in between."""
-        for _ in range(CONFLICT_TRIES - 1):
-            try:
-                with self.store.writing() as connection:
-                    return action(connection)
-            except sa.exc.IntegrityError:
-                continue
-        with self.store.writing() as connection:
-            return action(connection)
-
 
 def shown_order(comparison_id: str, annotator_id: str, num_responses: int) -> list[int]:
     """The blind order: positions of the responses from left to right, fixed by item and annotator."""
@@ -262,14 +283,15 @@ def shown_order(comparison_id: str, annotator_id: str, num_responses: int) -> li
 
 def _card(connection: sa.Connection, item_id: int, annotator_id: str, until: float) -> Card:
     query = (
-        sa.select(item.c.comparison_id, campaign.c.name, prompt.c.messages)
+        sa.select(campaign.c.name, prompt.c.messages)
+        .select_from(item)
         .join(campaign, campaign.c.id == item.c.campaign_id)
         .join(prompt, prompt.c.id == item.c.prompt_id)
     )
     row = connection.execute(query.where(item.c.id == item_id)).one()
     texts_query = sa.select(completion.c.text).where(completion.c.item_id == item_id).order_by(completion.c.position)
     texts = connection.execute(texts_query).scalars().all()
-    order = shown_order(row.comparison_id, annotator_id, len(texts))
+    order = _shown(connection, item_id, annotator_id, len(texts))
     messages = tuple(Message.from_dict(message) for message in row.messages)
     return Card(str(item_id), row.name, messages, tuple(texts[place] for place in order), until)
 
@@ -284,8 +306,17 @@ def _lock_item(connection: sa.Connection, item_id: int) -> int:
     return num_responses
 
 
-def _comparison_id(connection: sa.Connection, item_id: int) -> str:
-    return connection.execute(sa.select(item.c.comparison_id).where(item.c.id == item_id)).scalar_one()
+def _shown(connection: sa.Connection, item_id: int, annotator_id: str, num_responses: int) -> list[int]:
+    """The order in which this annotator sees an item; drawn and kept the first time."""
+    own = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
+    kept = connection.execute(sa.select(showing.c.shown_order).where(own)).scalar()
+    if kept is not None:
+        return kept
+    comparison_id = connection.execute(sa.select(item.c.comparison_id).where(item.c.id == item_id)).scalar_one()
+    order = shown_order(comparison_id, annotator_id, num_responses)
+    row = {"item_id": item_id, "annotator_id": annotator_id, "shown_order": order}
+    connection.execute(sa.insert(showing).values(row))
+    return order
 
 
 def _by_id(connection: sa.Connection, judgment_id: str) -> sa.Row | None:
@@ -299,6 +330,12 @@ def _by_number(connection: sa.Connection, number: int) -> sa.Row | None:
 def _newest(connection: sa.Connection, annotator_id: str) -> sa.Row | None:
     query = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id)
     return connection.execute(query.order_by(judgment.c.number.desc()).limit(1)).first()
+
+
+def _stands(connection: sa.Connection, item_id: int, annotator_id: str) -> bool:
+    """Whether a judgment of this annotator stands on this item."""
+    current = assignment.current_judgments().where(judgment.c.item_id == item_id)
+    return connection.execute(current.where(judgment.c.annotator_id == annotator_id)).first() is not None
 
 
 def _check_judgment(said: Judgment, num_responses: int) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
@@ -19,15 +20,20 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
+from annotation.tables import identity
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "rlhf_annotation_version"
 WAIT_SECONDS = 5  # for another writer
+CONFLICT_TRIES = 5
 NETWORK_FILE_SYSTEMS = re.compile(
     r"nfs.*|cifs|smb.*|afs|9p|ceph|lustre|gpfs|glusterfs|beegfs|fuse\.(sshfs|glusterfs|s3fs|rclone)"
 )
 URL_HELP = (
     "use sqlite:///annotations.db (a file here), sqlite:////data/annotations.db, or postgresql://user@host/database"
 )
+
+Result = TypeVar("Result")
 
 
 class StoreError(ValueError):
@@ -52,12 +58,17 @@ class Store:
     Attributes:
         engine: SQLAlchemy's engine.
         address: the URL without a password.
+        id: tells this store from others; the same as long as it lives.
     """
+
+    id: str
 
     def __init__(self, engine: sa.Engine):
         self.engine = engine
         self.address = engine.url.render_as_string(hide_password=True)
         self._writer = engine.execution_options(rlhf_writes=True)
+        # SQLite lets one write at a time and serves those who wait in no order; a lock of ours is fair enough
+        self._turn = threading.Lock() if engine.dialect.name == "sqlite" else None
 
     @classmethod
     def open(cls, url: str, *, create: bool = True) -> Store:
@@ -76,6 +87,7 @@ class Store:
         try:
             with store.writing() as connection:
                 _migrate(connection, store.address)
+                store.id = connection.execute(sa.select(identity.c.id)).scalar_one()
         except (StoreError, StoreUnavailable) as error:
             store.close()
             raise error if isinstance(error, StoreError) else StoreError(f"store {store.address}: {error}") from None
@@ -102,27 +114,57 @@ class Store:
         Raises:
             StoreUnavailable: the database is busy, away or full.
         """
-        with _named_troubles(), self._writer.begin() as connection:
+        with _named_troubles(), self._own_turn(), self._writer.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=2 * WAIT_SECONDS):
+            raise StoreBusy("too many writers at once; try again")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def write(self, action: Callable[[sa.Connection], Result]) -> Result:
+        """Run `action` in a transaction that writes, anew where another one wrote a row of the same key meanwhile.
+
+        Raises:
+            StoreUnavailable: as `writing`; also when this happens `CONFLICT_TRIES` times.
+        """
+        for _ in range(CONFLICT_TRIES):
+            try:
+                with self.writing() as connection:
+                    return action(connection)
+            except sa.exc.IntegrityError:
+                continue
+        raise StoreBusy("others keep writing the same rows; try again")
 
     def close(self) -> None:
         self.engine.dispose()
 
 
 def _parse(url: str) -> sa.URL:
-    if "://" not in url:
+    """The URL of a store. Errors show none of it but its kind: it may hold a password."""
+    kind, colon, _ = url.partition("://")
+    if not colon:
         raise StoreError(f"store is {url!r}, which is no URL; {URL_HELP}")
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
-        raise StoreError(f"store is {url!r}, which is no URL of a database; {URL_HELP}") from None
+        raise StoreError(f"store {kind}://... cannot be read as the URL of a database; {URL_HELP}") from None
     if parsed.drivername == "sqlite":
         if not parsed.database or parsed.database == ":memory:" or parsed.host:
-            raise StoreError(f"store {url!r} names no file; {URL_HELP}")
+            raise StoreError(f"store sqlite://... names no file; {URL_HELP}")
         return parsed.set(database=str(Path(parsed.database).absolute()), query={})
-    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        return parsed.set(drivername="postgresql+psycopg")
-    raise StoreError(f"store is of kind {parsed.drivername!r}; {URL_HELP}")
+    if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise StoreError(f"store is of kind {parsed.drivername!r}; {URL_HELP}")
+    if "password" in parsed.query:
+        raise StoreError("store has a password after its question mark, where it is shown; set PGPASSWORD instead")
+    return parsed.set(drivername="postgresql+psycopg")
 
 
 def _check_file(file: Path, *, create: bool) -> None:

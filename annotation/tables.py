@@ -3,6 +3,7 @@
     campaign ─┐
     prompt ───┴─ item ─┬─ completion ── policy
                        ├─ slot        who works on it now, or has judged it
+                       ├─ showing     in which order an annotator sees it
                        └─ judgment    what was said of it, for good
     annotator ── session
 
@@ -24,6 +25,9 @@ metadata = sa.MetaData(
 )
 # SQLite counts up by itself in columns of type INTEGER only.
 Counter = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+# One row: what tells this store from others.
+identity = sa.Table("identity", metadata, sa.Column("id", sa.Text, primary_key=True))
 
 # Judgments carry the pseudonym alone: a name can be erased without touching them.
 annotator = sa.Table(
@@ -114,10 +118,21 @@ slot = sa.Table(
     sa.UniqueConstraint("item_id", "annotator_id"),
     sa.CheckConstraint("(state = 'open') = (annotator_id IS NULL)", name="held"),
     sa.Index(None, "state", "id"),
+    sa.Index(None, "state", "leased_until"),
     sa.Index(None, "annotator_id", "state"),
 )
 
-# Append-only, held by triggers. What one annotator says of one item is a chain of revisions; the last one counts.
+# The blind order, kept from the first time an item is shown: what comes back is read in the order that was seen.
+showing = sa.Table(
+    "showing",
+    metadata,
+    sa.Column("item_id", sa.ForeignKey("item.id"), primary_key=True),
+    sa.Column("annotator_id", sa.ForeignKey("annotator.id"), primary_key=True),
+    sa.Column("shown_order", sa.JSON, nullable=False),  # positions of the completions from left to right
+)
+
+# Append-only, held by triggers. It has no checks on purpose: SQLite changes those by making the table anew, without
+# its triggers. What one annotator says of one item is a chain of revisions; the last one counts.
 judgment = sa.Table(
     "judgment",
     metadata,
@@ -127,7 +142,7 @@ judgment = sa.Table(
     sa.Column("annotator_id", sa.ForeignKey("annotator.id"), nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("supersedes", sa.ForeignKey("judgment.number"), unique=True),
-    sa.Column("kind", sa.Text, sa.CheckConstraint("kind IN ('ranking', 'skip', 'undo')", name="kind"), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),  # ranking, skip, undo
     sa.Column("ranks", sa.JSON(none_as_null=True)),  # by position of the completions, not as shown
     sa.Column("strength", sa.Double),
     sa.Column("reason", sa.Text),
@@ -136,6 +151,5 @@ judgment = sa.Table(
     sa.Column("app_version", sa.Text, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.UniqueConstraint("item_id", "annotator_id", "revision"),
-    sa.CheckConstraint("(kind = 'ranking') = (ranks IS NOT NULL)", name="ranked"),
     sa.Index(None, "annotator_id", "number"),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from rlhf.training.run_folder import MANIFEST, hash_model
 from rlhf.training.stage import load_chat
 
 if TYPE_CHECKING:
+    from annotation.importing import PolicyOrigin
     from annotation.store import Store
 
 
@@ -41,7 +42,9 @@ class SampleArguments(ModelArguments):
     )
     campaign: str = field(default="main", metadata={"help": "Name under which the store keeps them together."})
     overlap: int = field(default=1, metadata={"help": "How many annotators judge each item of the store."})
-    samples_per_prompt: int = field(default=4, metadata={"help": "Responses per prompt, 2 to 8."})
+    samples_per_prompt: int = field(
+        default=4, metadata={"help": "Responses per prompt, 2 to 9 where people rank them."}
+    )
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."})
     rollout_batch_rows: int = field(default=64, metadata={"help": "Responses decoded side by side."})
@@ -72,17 +75,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(report)
         source = resolve_model(args.model)
         policy = Policy(source, load_chat(source, args), dtype=DTYPES[args.dtype], max_rows=args.rollout_batch_rows)
+        origin = origin_of(source) if store is not None else None
     sampled = policy.respond(prompts, sampling)
     comparisons, num_empty = without_empty(prompts, sampled)
     if num_empty:
         print(f"{num_empty} responses without text were left out")
-    if args.output_file:
-        Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
-        write_comparisons(args.output_file, comparisons)
-        print(f"{len(comparisons)} prompts with up to {args.samples_per_prompt} responses: {args.output_file}")
-    if store is not None:
-        with exit_on_error():
-            fill_store(store, comparisons, args, source)
+    with exit_on_error():
+        if args.output_file:
+            Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
+            write_comparisons(args.output_file, comparisons)
+            print(f"{len(comparisons)} prompts with up to {args.samples_per_prompt} responses: {args.output_file}")
+        if store is not None and origin is not None:
+            fill_store(store, comparisons, args, {source.name: origin})
 
 
 def open_store(args: SampleArguments) -> Store:
@@ -103,31 +107,37 @@ def open_store(args: SampleArguments) -> Store:
     return store
 
 
-def fill_store(store: Store, comparisons: Sequence[Comparison], args: SampleArguments, source: ModelSource) -> None:
-    """Add what can be compared to the store, with the hash and the manifest of the policy it came from.
+def origin_of(source: ModelSource) -> PolicyOrigin:
+    """What the store keeps of a policy: the hash of its weights and the manifest of the run that made it."""
+    from annotation.importing import PolicyOrigin
+
+    folder = source.adapter or source.backbone
+    manifest = folder / MANIFEST
+    return PolicyOrigin(hash_model(folder), json.loads(manifest.read_text()) if manifest.is_file() else None)
+
+
+def fill_store(
+    store: Store, comparisons: Sequence[Comparison], args: SampleArguments, origins: Mapping[str, PolicyOrigin]
+) -> None:
+    """Add what can be compared to the store.
 
     Raises:
         ValueError: the store could not be written; the samples are then in a file beside.
     """
-    from annotation.importing import PolicyOrigin, import_comparisons
-    from annotation.store import StoreUnavailable
+    from annotation.importing import import_comparisons
 
     comparable = [comparison for comparison in comparisons if len(comparison.responses) > 1]
-    folder = source.adapter or source.backbone
-    manifest = folder / MANIFEST
-    origin = PolicyOrigin(hash_model(folder), json.loads(manifest.read_text()) if manifest.is_file() else None)
-    origins = {source.name: origin}
     try:
         done = import_comparisons(store, comparable, name=args.campaign, overlap=args.overlap, origins=origins)
-    except (ValueError, StoreUnavailable) as error:
+    except Exception as error:
+        # whatever it was: what took an hour to sample is not lost
         rescued = Path(f"sampled-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
         write_comparisons(rescued, comparable)
         fix = f"the samples are in {rescued}: rlhf annotate import --store {store.address} --file {rescued}"
         raise ValueError(f"store {store.address} could not be filled ({error}); {fix}") from error
-    known = f", {done.num_known} were there already" if done.num_known else ""
     alone = len(comparisons) - len(comparable)
     left_out = f", {alone} prompts had a single response with text" if alone else ""
-    print(f"{done.num_added} items added{known}{left_out}; rank them: rlhf annotate --store {store.address}")
+    print(f"{done}{left_out}; rank them: rlhf annotate --store {store.address}")
 
 
 def without_empty(prompts: Sequence[Comparison], sampled: Sequence[Sequence]) -> tuple[list[Comparison], int]:

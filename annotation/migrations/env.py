@@ -11,6 +11,5 @@ context.configure(
     connection=config.attributes["connection"],
     target_metadata=metadata,
     version_table=config.get_main_option("version_table"),
-    render_as_batch=True,  # SQLite cannot alter a table in place
 )
 context.run_migrations()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,34 @@ def test_importing_again_adds_nothing(store: Store) -> None:
     assert (second.num_added, second.num_known) == (0, 3)
 
 
+def test_what_leaves_no_choice_is_left_out(store: Store) -> None:
+    same = Comparison((Message("user", "q"),), (Response("yes"), Response("yes")))
+    done = import_comparisons(store, [comparison(1), same])
+    assert str(done) == "1 items added, 1 left out: all responses the same"
+
+
+def test_a_text_that_names_a_nul_holds_none(store: Store) -> None:
+    pair = Comparison((Message("user", "q"),), (Response("write \\u0000"), Response("b")))
+    assert import_comparisons(store, [pair]).num_added == 1
+
+
+def test_imports_at_once_add_everything_once(store: Store) -> None:
+    rows, barrier, done = [comparison(number) for number in range(20)], threading.Barrier(4), []
+
+    def add() -> None:
+        barrier.wait()
+        done.append(import_comparisons(store, rows))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(result.num_added for result in done) == [0, 0, 0, 20]
+    with store.reading() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM completion")).scalar() == 40
+
+
 def test_a_policy_is_known_by_name_and_weights(store: Store) -> None:
     manifest = {"stage": "ppo", "parents": {"backbone": {"sha256": "b"}}}
     import_comparisons(store, [comparison(1)], origins={"runs/sft": PolicyOrigin("abc", manifest)})
@@ -129,6 +158,8 @@ def test_a_policy_is_known_by_name_and_weights(store: Store) -> None:
         ([Comparison((Message("user", "q"),))], {}, "comparison 1 has 0 responses"),
         ([Comparison((Message("user", "q"),), (Response("a"),) * 10)], {}, "has 10 responses"),
         ([Comparison((Message("user", "q"),), (Response("a\0"), Response("b")))], {}, "NUL"),
+        ([Comparison((Message("user", "q"),), (Response("a", policy="a\0"), Response("b")))], {}, "NUL"),
+        ([Comparison((Message("user", "q"),), (Response(" "), Response("b")))], {}, "without text"),
         ([comparison(1)], {"overlap": 0}, "overlap is 0"),
     ],
 )

@@ -193,6 +193,40 @@ def test_undo_goes_back_step_by_step(service, fill, sign_in) -> None:
     assert service.undo(ada, "tab", "undo-0003") is None
 
 
+def test_undos_at_once_take_back_one_judgment_each(store: Store, fill) -> None:
+    fill(6)
+    service = AnnotationService(store)
+    ada = service.annotator_of(service.sign_in("Ada")).id
+    for name in "123456":
+        service.submit(ada, "tab", ranking(name, service.next_card(ada, "tab").item_id))
+    barrier = threading.Barrier(4)
+
+    def take_back(number: int) -> None:
+        barrier.wait()
+        service.undo(ada, f"tab{number}", f"undo-000{number}")
+
+    run_at_once([lambda number=number: take_back(number) for number in range(4)])
+    entries = history(store)[6:]
+    assert sorted(entries) == [(item_id, 2, "undo") for item_id in "3456"]
+    assert service.progress(ada).judged == 2
+
+
+def test_the_order_is_the_one_that_was_seen_also_when_the_program_would_now_draw_another(
+    store: Store, service, fill, sign_in, monkeypatch
+) -> None:
+    fill(1)
+    ada = sign_in("Ada")
+    card = service.next_card(ada, "tab")
+    monkeypatch.setattr(
+        "annotation.service.shown_order", lambda *_: [0, 1] if card.responses[0] != "1 first" else [1, 0]
+    )
+    better = tuple(1 if text == "1 second" else 2 for text in card.responses)
+    service.submit(ada, "tab", ranking("1", card.item_id, better))
+    with store.reading() as connection:
+        assert connection.execute(sa.select(judgment.c.ranks)).scalars().all() == [[2, 1]]
+    assert service.undo(ada, "tab", "undo-0001").ranks == better
+
+
 def test_undo_takes_back_ones_own_only(service, fill, sign_in) -> None:
     fill(2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
@@ -209,8 +243,9 @@ def test_a_skip_gives_the_item_to_others_and_can_be_taken_back_while_it_is_free(
     assert service.undo(ada, "tab", "undo-0001").kind == "skip"
     service.submit(ada, "tab", Judgment("judgment-2", card.item_id, "skip"))
     service.submit(bob, "tab", ranking("3", service.next_card(bob, "tab").item_id))
-    with pytest.raises(NotHeld, match="skipped"):
-        service.undo(ada, "tab", "undo-0002")
+    undone = service.undo(ada, "tab", "undo-0002")
+    assert (undone.kind, undone.card) == ("skip", None)
+    assert service.undo(ada, "tab", "undo-0003") is None
 
 
 # ---- leases ---------------------------------------------------------------------------------------------------
@@ -262,6 +297,28 @@ def test_a_late_judgment_counts_while_there_is_a_place_for_it(store: Store, serv
     with pytest.raises(NotHeld, match="not counted"):
         service.submit(bob, "tab", ranking("2", card.item_id))
     assert len(history(store)) == 1
+
+
+def test_who_is_late_keeps_the_place_while_another_is_open(service, fill, sign_in, clock) -> None:
+    fill(1, overlap=2)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    item_id = service.next_card(ada, "tab").item_id
+    clock.now += 600
+    assert service.next_card(bob, "tab").item_id == item_id
+    assert service.renew(ada, "tab", [item_id]) == [item_id]
+
+
+def test_a_large_store_is_counted_now_and_then_and_ones_own_work_at_once(
+    service, fill, sign_in, clock, monkeypatch
+) -> None:
+    monkeypatch.setattr("annotation.service.LARGE_STORE", 2)
+    fill(3)
+    ada = sign_in("Ada")
+    assert service.progress(ada) == Progress(judged=0, skipped=0, available=3, total=3, done=0)
+    service.submit(ada, "tab", ranking("1", service.next_card(ada, "tab").item_id))
+    assert service.progress(ada).judged == 1
+    clock.now += 5
+    assert service.progress(ada) == Progress(judged=1, skipped=0, available=2, total=3, done=1)
 
 
 def test_a_tab_that_closes_gives_its_items_back(service, fill, sign_in) -> None:

@@ -5,6 +5,8 @@ A migration says what was done once: it does not look at `annotation.tables`, wh
 
 from __future__ import annotations
 
+import secrets
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -16,6 +18,8 @@ COUNTER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     """Create everything."""
+    identity = op.create_table("identity", sa.Column("id", sa.Text, nullable=False), sa.PrimaryKeyConstraint("id"))
+    op.bulk_insert(identity, [{"id": secrets.token_hex(6)}])
     op.create_table(
         "annotator",
         sa.Column("id", sa.Text, nullable=False),
@@ -99,7 +103,15 @@ def upgrade() -> None:
         sa.CheckConstraint("(state = 'open') = (annotator_id IS NULL)", name="held"),
     )
     op.create_index("ix_slot_state_id", "slot", ["state", "id"])
+    op.create_index("ix_slot_state_leased_until", "slot", ["state", "leased_until"])
     op.create_index("ix_slot_annotator_id_state", "slot", ["annotator_id", "state"])
+    op.create_table(
+        "showing",
+        sa.Column("item_id", COUNTER, sa.ForeignKey("item.id"), nullable=False),
+        sa.Column("annotator_id", sa.Text, sa.ForeignKey("annotator.id"), nullable=False),
+        sa.Column("shown_order", sa.JSON, nullable=False),
+        sa.PrimaryKeyConstraint("item_id", "annotator_id"),
+    )
     op.create_table(
         "judgment",
         sa.Column("number", COUNTER, nullable=False),
@@ -120,21 +132,22 @@ def upgrade() -> None:
         sa.UniqueConstraint("id"),
         sa.UniqueConstraint("supersedes"),
         sa.UniqueConstraint("item_id", "annotator_id", "revision"),
-        sa.CheckConstraint("kind IN ('ranking', 'skip', 'undo')", name="kind"),
-        sa.CheckConstraint("(kind = 'ranking') = (ranks IS NOT NULL)", name="ranked"),
     )
     op.create_index("ix_judgment_annotator_id_number", "judgment", ["annotator_id", "number"])
     forbid_changes("judgment")
 
 
 def forbid_changes(table: str) -> None:
-    """Triggers that let rows be added and nothing else."""
+    """Triggers that let new rows be added and nothing else."""
     if op.get_bind().dialect.name == "sqlite":
+        refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
         for what in ("UPDATE", "DELETE"):
-            op.execute(
-                f"CREATE TRIGGER {table}_no_{what.lower()} BEFORE {what} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-            )
+            op.execute(f"CREATE TRIGGER {table}_no_{what.lower()} BEFORE {what} ON {table} {refuse}")
+        # REPLACE removes the row in its way without asking a trigger on DELETE
+        taken = f"EXISTS (SELECT 1 FROM {table} WHERE number = NEW.number OR id = NEW.id)"
+        chain = "item_id = NEW.item_id AND annotator_id = NEW.annotator_id AND revision = NEW.revision"
+        taken += f" OR EXISTS (SELECT 1 FROM {table} WHERE {chain} OR supersedes = NEW.supersedes)"
+        op.execute(f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {taken} {refuse}")
         return
     op.execute(
         f"CREATE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
