@@ -9,8 +9,8 @@ output, code or system metrics. The key is W&B's to read, from WANDB_API_KEY or 
 argument or written.
 
 W&B cannot take back a row. A resumed run goes on in the same W&B run and leaves out the rows that W&B has; a row
-that comes out otherwise the second time (other settings) stands beside the old one. When the machine dies, W&B can
-miss rows of the last moment (offline: `FLUSH_SECONDS`; online: what was not uploaded) that the run folder has.
+that comes out otherwise the second time (other settings) stands beside the old one. Rows that had not been uploaded
+when a run was killed are sent when it is resumed online; offline, those of the last `FLUSH_SECONDS` are missing.
 """
 
 from __future__ import annotations
@@ -88,7 +88,6 @@ class WandbTracker:
         self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         before = _identity(folder)
         run_id = before.get("run_id") or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        self._known = {_fingerprint(row) for row in _rows(folder / LOG)} if before else set()
         self._table_at = time.monotonic()
         self._failed = False
         settings = {
@@ -103,6 +102,7 @@ class WandbTracker:
         self._root = Path(os.environ.get("WANDB_DIR") or folder.resolve())
         self._run = self._start(settings)
         self._run.define_metric("*", step_metric="step")
+        self._known = {_fingerprint(row) for row in self._rows_at_wandb()} if before else set()
         self.identity = {"run_id": run_id, "project": self._run.project, "entity": self._run.entity or None}
         self._write_identity()
         self.parents = self._link_parents()
@@ -175,6 +175,17 @@ class WandbTracker:
         )
         return wandb.init(**settings, mode=mode, settings=more)
 
+    def _rows_at_wandb(self) -> list[dict[str, Any]]:
+        """The rows so far that need not be sent: offline those of earlier sessions, online those that arrived."""
+        rows = list(_rows(self.folder / LOG))
+        if self._run.settings._offline:
+            return rows
+        if not self._run.resumed:
+            return []
+        # the summary runs ahead of the rows, and tables are counted among the rows: take what both allow
+        last = self._run.summary.get("step", 0)
+        return [row for row in rows[: self._run.starting_step] if row.get("step", 0) <= last]
+
     def _link_parents(self) -> dict[str, Any]:
         """What this run was made from; parents that W&B tracked are named, and linked when online."""
         parents = {name: dict(parent) for name, parent in self.manifest["parents"].items()}
@@ -246,11 +257,11 @@ class WandbTracker:
     def _unsent_folders(self) -> list[str]:
         """Folders of this run that wait for `wandb sync`; one without a record would make it stop."""
         here = _folder(self._run)
+        if not self._run.settings._offline:  # has sent the rows of earlier sessions itself
+            return [str(here)] if self._failed else []
         files = here.parent.glob(f"offline-run-*-{self.identity['run_id']}*/run-*.wandb")
         folders = {str(file.parent) for file in files if file.stat().st_size > 7}  # 7: the bare header
-        if self._failed or here.name.startswith("offline-"):
-            folders.add(str(here))
-        return sorted(folders)
+        return sorted(folders | {str(here)})
 
 
 class _Disabled(Exception):

@@ -45,23 +45,34 @@ def machine(tmp_path) -> Machine:
     return Machine(tmp_path / "home")
 
 
+class Tracked:
+    """One offline run of every stage, each run when it is first asked for; PPO on the tracked reward model."""
+
+    def __init__(self, folder: Path, model: Path, data: Path):
+        self.machine, self.runs, self.model, self.data = Machine(folder / "home"), folder / "runs", model, data
+        self.said: dict[str, str] = {}
+
+    def run(self, stage: str) -> Path:
+        """The run folder of a stage."""
+        folder = self.runs / stage
+        if stage not in self.said:
+            common = ["--model", self.model, *SMALL, "--max_steps", 2, "--output_dir", folder]
+            done = self.machine.run(stage, *common, *self._files(stage), **self.machine.offline)
+            self.said[stage] = done.stdout + done.stderr
+        return folder
+
+    def _files(self, stage: str) -> list[object]:
+        if stage == "sft":
+            return ["--train_file", self.data / "demonstrations.jsonl"]
+        if stage == "ppo":
+            prompts = ["--prompt_file", self.data / "prompts.jsonl", "--max_new_tokens", 8]
+            return [*prompts, "--reward_model", self.run("reward")]
+        return ["--train_file", self.data / "pairs.jsonl", "--eval_file", self.data / "pairs.jsonl"]
+
+
 @pytest.fixture(scope="module")
-def tracked(tmp_path_factory, tiny_chat_model, data) -> tuple[Machine, Path]:
-    """A machine and the folder of its runs: every stage once, offline, PPO on the tracked reward model."""
-    folder = tmp_path_factory.mktemp("tracked")
-    machine, runs = Machine(folder / "home"), folder / "runs"
-    pairs = ["--train_file", data / "pairs.jsonl", "--eval_file", data / "pairs.jsonl"]
-    files = {
-        "sft": ["--train_file", data / "demonstrations.jsonl", "--run_name", "first-steps"],
-        "reward": pairs,
-        "dpo": pairs,
-        "ppo": ["--prompt_file", data / "prompts.jsonl", "--reward_model", runs / "reward", "--max_new_tokens", 8],
-    }
-    for stage, arguments in files.items():
-        common = ["--model", tiny_chat_model, *SMALL, "--max_steps", 2, "--output_dir", runs / stage]
-        done = machine.run(stage, *common, *arguments, **machine.offline)
-        (folder / f"{stage}.txt").write_text(done.stdout + done.stderr)
-    return machine, runs
+def tracked(tmp_path_factory, tiny_chat_model, data) -> Tracked:
+    return Tracked(tmp_path_factory.mktemp("tracked"), tiny_chat_model, data)
 
 
 def the_session(run: Path) -> Recorded:
@@ -75,7 +86,7 @@ def metric_rows(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
 def test_every_row_the_config_and_the_final_numbers_arrive(tracked, stage) -> None:
-    run = tracked[1] / stage
+    run = tracked.run(stage)
     session = the_session(run)
     rows = metric_rows(run)
     assert session.metric_rows() == rows
@@ -92,31 +103,31 @@ def test_every_row_the_config_and_the_final_numbers_arrive(tracked, stage) -> No
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
 def test_the_output_arrives_with_its_parents_and_without_the_backbone(tracked, stage, tiny_chat_model, data) -> None:
-    runs = tracked[1]
-    session = the_session(runs / stage)
+    run = tracked.run(stage)
+    session = the_session(run)
     artifact = session.artifacts[f"{stage}-{session.run_id}"]
     assert artifact.type == "model"
     files = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
     heads = {"reward_head.safetensors"} if stage == "reward" else set()
     assert set(files) == {"adapter_config.json", "adapter_model.safetensors"} | heads
-    output = runs / stage / "adapter" if stage == "sft" else runs / stage
+    output = run / "adapter" if stage == "sft" else run
     for name, staged in files.items():
         assert staged.read_bytes() == (output / name).read_bytes()
-        assert staged.is_relative_to(runs / stage / "wandb")
+        assert staged.is_relative_to(run / "wandb")
     metadata = json.loads(artifact.metadata)
     assert metadata["parents"]["backbone"] == {"path": str(tiny_chat_model), "sha256": hash_model(tiny_chat_model)}
     names = {"sft": "demonstrations.jsonl", "ppo": "prompts.jsonl"}
     file = data / names.get(stage, "pairs.jsonl")
     assert metadata["data"] == {str(file): hash_file(file)}
     if stage == "ppo":
-        reward = runs / "reward"
+        reward = tracked.run("reward")
         artifact = f"rlhf-loop/reward-{the_session(reward).run_id}:latest"
         expected = {"path": str(reward), "sha256": hash_model(reward), "artifact": artifact}
         assert metadata["parents"]["reward_model"] == expected
 
 
 def test_the_sample_table_of_ppo_holds_its_sampled_rollouts(tracked, data) -> None:
-    run = tracked[1] / "ppo"
+    run = tracked.run("ppo")
     written = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     tables = the_session(run).tables
     assert [set(row) for row in tables] == [{"step", "prompt", "response", "score", "kl"}] * len(tables)
@@ -131,17 +142,19 @@ def test_the_sample_table_of_ppo_holds_its_sampled_rollouts(tracked, data) -> No
 
 @pytest.mark.parametrize("stage", ["reward", "dpo"])
 def test_the_sample_table_of_pairs_holds_held_out_responses(tracked, data, stage) -> None:
-    table = the_session(tracked[1] / stage).tables
+    table = the_session(tracked.run(stage)).tables
     first = json.loads((data / "pairs.jsonl").read_text().splitlines()[0])
     assert len(table) == 32
     assert {row["prompt"] for row in table[:2]} == {first["prompt"]}
     assert {row["response"] for row in table[:2]} == {first["chosen"], first["rejected"]}
     assert len({row["score"] for row in table}) > 1
-    assert the_session(tracked[1] / "sft").tables == []
+    assert the_session(tracked.run("sft")).tables == []
 
 
 def test_no_key_and_nothing_of_machine_or_person_is_written(tracked) -> None:
-    machine, runs = tracked
+    stages = ("sft", "reward", "dpo", "ppo")
+    by_stage = {stage: the_session(tracked.run(stage)) for stage in stages}
+    machine, runs = tracked.machine, tracked.runs
     files = [path for path in (*runs.rglob("*"), *machine.home.rglob("*")) if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert any(path.is_relative_to(machine.home) for path in files)
@@ -154,22 +167,21 @@ def test_no_key_and_nothing_of_machine_or_person_is_written(tracked) -> None:
         assert b"rlhf.cli" not in content, path  # the command line
         if len(socket.gethostname()) > 4:
             assert socket.gethostname().encode() not in content, path
-    for stage in ("sft", "reward", "dpo", "ppo"):
-        session = the_session(runs / stage)
+    for stage, session in by_stage.items():
         assert not session.kinds & {"environment", "stats", "output", "output_raw", "uses", "alert"}
-        said = (runs.parent / f"{stage}.txt").read_text()
+        said = tracked.said[stage]
         assert CANARY not in said
         assert said.count(f"wandb sync {session.file.parent}\n") == 1
 
 
 def test_tracking_changes_no_byte_of_the_training(tracked, tiny_chat_model, data, tmp_path) -> None:
-    machine, runs = tracked
+    tracked_run = tracked.run("dpo")
     command = [sys.executable, "-m", "rlhf.cli", "dpo", "--model", str(tiny_chat_model), *SMALL, "--max_steps", "2"]
     files = ["--train_file", str(data / "pairs.jsonl"), "--eval_file", str(data / "pairs.jsonl")]
-    launched([*command, *files, "--output_dir", str(tmp_path / "plain")], env=machine.env)
+    launched([*command, *files, "--output_dir", str(tmp_path / "plain")], env=tracked.machine.env)
     assert not (tmp_path / "plain" / "wandb").exists()
     name = "adapter_model.safetensors"
-    assert (tmp_path / "plain" / name).read_bytes() == (runs / "dpo" / name).read_bytes()
+    assert (tmp_path / "plain" / name).read_bytes() == (tracked_run / name).read_bytes()
 
 
 def without_clock(row: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +215,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(machine, stage_arguments, t
 
 def test_online_rows_reach_the_server_and_parents_are_asked_for(tracked, machine, stage_arguments, tmp_path) -> None:
     run = tmp_path / "run"
-    reward = tracked[1] / "reward"
+    reward = tracked.run("reward")
     arguments = [*stage_arguments("ppo"), "--max_steps", 2, "--reward_model", reward, "--output_dir", run]
     with serving() as server:
         done = machine.run("ppo", *arguments, WANDB_BASE_URL=server.url, WANDB_API_KEY=CANARY)
@@ -300,6 +312,40 @@ def test_a_run_outlives_the_service_of_wandb(machine, tiny_chat_model, tmp_path)
     assert done.stderr.count("the run goes on without") == 1
     assert [row["step"] for row in metric_rows(tmp_path / "run")] == [1, 2, 3, 4]
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "finished"
+
+
+SESSION = """
+import os, sys, time
+from pathlib import Path
+from rlhf.training.run_folder import RunFolder
+from rlhf.training.tracking import WandbTracker
+
+folder, parent, steps, ending = Path(sys.argv[1]), sys.argv[2], map(int, sys.argv[3].split(",")), sys.argv[4]
+resume = folder.exists()
+run = RunFolder.open(folder, stage="dpo", config={}, parents={"backbone": parent}, data_files=[], resume=resume)
+WandbTracker.follow(run)
+if resume:
+    run.rewind(2)
+for step in steps:
+    run.log({"loss": 1.0 / step, "step": step})
+if ending == "killed":
+    os.kill(os.getpid(), 9)
+run.finish({"steps": 4})
+"""
+
+
+@pytest.mark.parametrize("ending", ["killed", "finished"])
+def test_resumed_online_the_server_ends_with_every_row_once(machine, tiny_chat_model, tmp_path, ending) -> None:
+    command = [sys.executable, "-c", SESSION, str(tmp_path / "run"), str(tiny_chat_model)]
+    with serving() as server:
+        env = machine.env | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": CANARY}
+        launched([*command, "1,2,3", ending], env=env, check=ending == "finished")
+        (rows,) = server.rows.values()
+        assert [row["step"] for row in rows] == [1, 2, 3][: len(rows)]
+        assert ending == "killed" or len(rows) == 3
+        launched([*command, "3,4", "finished"], env=env)
+    (rows,) = server.rows.values()
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
 
 
 @pytest.fixture

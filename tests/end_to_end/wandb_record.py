@@ -114,6 +114,7 @@ class Server:
 
     url: str = ""
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    summaries: dict[str, str] = field(default_factory=dict)
     queries: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     authorizations: set[str] = field(default_factory=set)
 
@@ -130,9 +131,13 @@ def serving() -> Iterator[Server]:
             pass
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            data = self.rfile.read(int(self.headers["Content-Length"]))
             state.authorizations.add(self.headers.get("Authorization", ""))
-            answer = _answer(state, body) if self.path == "/graphql" else _store(state, self.path, body)
+            answer: dict[str, Any] = {}  # other requests are W&B's reports on itself
+            if self.path == "/graphql":
+                answer = _answer(state, json.loads(data))
+            elif self.path.endswith("/file_stream"):
+                _store(state, self.path, json.loads(data))
             data = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -151,13 +156,13 @@ def serving() -> Iterator[Server]:
             thread.join()
 
 
-def _store(state: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    if path.endswith("/file_stream"):
-        rows = state.rows.setdefault(path.split("/")[-2], [])
-        history = (body.get("files") or {}).get("wandb-history.jsonl")
-        if history:
-            rows[history["offset"] :] = [json.loads(line) for line in history["content"]]
-    return {}
+def _store(state: Server, path: str, body: dict[str, Any]) -> None:
+    run, files = path.split("/")[-2], body.get("files") or {}
+    rows = state.rows.setdefault(run, [])
+    if history := files.get("wandb-history.jsonl"):
+        rows[history["offset"] :] = [json.loads(line) for line in history["content"]]
+    if summary := files.get("wandb-summary.json"):
+        state.summaries[run] = summary["content"][-1]
 
 
 def _answer(state: Server, body: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +183,7 @@ def _answer(state: Server, body: dict[str, Any]) -> dict[str, Any]:
                 "name": run,
                 "displayName": run,
                 "config": "{}",
-                "summaryMetrics": "{}",
+                "summaryMetrics": state.summaries.get(run, "{}"),
                 "historyLineCount": len(state.rows[run]),
                 "eventsLineCount": 0,
                 "logLineCount": 0,
