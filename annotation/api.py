@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.routing import Route
@@ -147,6 +147,11 @@ def create_app(service: AnnotationService) -> FastAPI:
 @pages.get("/", include_in_schema=False)
 def root() -> Response:
     return RedirectResponse(PATH, 303)
+
+
+@pages.get("/favicon.ico", include_in_schema=False)
+def icon() -> Response:
+    return FileResponse(STATIC / "icon.svg")
 
 
 @pages.get("/login", response_class=HTMLResponse)

@@ -291,7 +291,7 @@ def test_a_busy_store_asks_to_come_again_and_loses_nothing(store: Store, client:
 
 
 def test_nothing_but_signing_in_works_without_a_session(app: FastAPI, store: Store) -> None:
-    open_to_all = {"/", "/login", "/logout", "/api/v1/health"}
+    open_to_all = {"/", "/favicon.ico", "/login", "/logout", "/api/v1/health"}
     closed = {path: methods for path, methods in routes(app).items() if path not in open_to_all}
     assert len(closed) == 6
     for path, methods in closed.items():
