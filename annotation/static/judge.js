@@ -76,9 +76,11 @@ class Judge {
 
   async #round() {
     if (!this.annotator) this.#meet(await call("progress", { method: "GET" }));
-    await this.#send();
-    if (this.undoing) await this.#takeBack();
+    const left = await this.#send();
+    // the newest judgment may be the one that is still here: not before it is saved
+    if (this.undoing && !left) await this.#takeBack();
     await this.#fetchCards();
+    if (left) throw left;
   }
 
   #meet(answer) {
@@ -94,7 +96,7 @@ class Judge {
 
   async #send() {
     let missed = false;
-    await this.outbox.drain({
+    return this.outbox.drain({
       saved: (entry, answer) => {
         this.progress = answer.progress;
         this.#answered();
@@ -119,6 +121,8 @@ class Judge {
       this.progress = progress;
       if (undone === null) {
         this.#say("There is nothing to undo");
+      } else if (undone.card === null) {
+        this.#say("Taken back: skipped. Somebody else has the item now");
       } else {
         this.cards = [undone.card, ...this.cards.filter((card) => card.item_id !== undone.card.item_id)];
         this.#show(undone.previous);
@@ -214,7 +218,7 @@ class Judge {
   }
 
   #submit(judgment) {
-    if (performance.now() < this.readyAt) return;
+    if (performance.now() < this.readyAt || this.undoing || this.cards.length === 0) return;
     const card = this.cards.shift();
     const active_ms = Math.min(this.clock.read(), 2 ** 31 - 1);
     const body = { client: this.client, id: crypto.randomUUID(), item_id: card.item_id, ...judgment, active_ms };

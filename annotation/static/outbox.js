@@ -3,6 +3,9 @@
 
 import { Refused, Unreachable } from "./rest.js";
 
+// What the service itself says of a judgment that it will never take: the item is somebody else's, or it does not fit.
+const FINAL = [409, 422];
+
 export class Outbox {
   /**
    * @param annotator whose judgments these are; another person's stay in storage until they sign in.
@@ -42,7 +45,8 @@ export class Outbox {
   /**
    * Send all, oldest first, and tell the outcome of each: `saved(entry, answer)` or `refused(entry, error)`.
    *
-   * Throws what leaves judgments unsent: Unreachable, or Refused with status 401 when the session has ended.
+   * Returns the failure of those that stay unsent though others went through, or null. Throws what stops all of
+   * them: Unreachable, or Refused with status 401 when the session has ended.
    */
   async drain({ saved, refused }) {
     let left = null;
@@ -52,17 +56,17 @@ export class Outbox {
         this.#remove(entry);
         saved(entry, answer);
       } catch (error) {
-        if (error instanceof Unreachable && !error.away) {
-          left = error; // this one only
-        } else if (error instanceof Refused && error.status !== 401) {
+        if (error instanceof Refused && FINAL.includes(error.status)) {
           this.#remove(entry);
           refused(entry, error);
+        } else if (error instanceof Refused ? error.status !== 401 : error instanceof Unreachable && !error.away) {
+          left = error; // this one only; a proxy or another program may have answered, so it is kept
         } else {
           throw error;
         }
       }
     }
-    if (left) throw left;
+    return left;
   }
 
   #remove(entry) {
