@@ -36,7 +36,6 @@ from annotation.service import AnnotationService
 from annotation.store import StoreUnavailable
 from rlhf import __version__
 
-COOKIE = "rlhf_session"
 STATIC = Path(__file__).parent / "static"
 RETRY_AFTER = {"Retry-After": "1"}
 MAX_ITEMS = 100  # named in one request
@@ -105,8 +104,13 @@ async def _service(request: Request) -> AnnotationService:
 Service = Annotated[AnnotationService, Depends(_service)]
 
 
+def cookie_name(service: AnnotationService) -> str:
+    """The session's cookie; browsers do not tell ports apart, so each store has a name of its own."""
+    return f"rlhf_session_{service.store.id}"
+
+
 def _signed_in(request: Request, service: Service) -> Annotator:
-    annotator = service.annotator_of(request.cookies.get(COOKIE))
+    annotator = service.annotator_of(request.cookies.get(cookie_name(service)))
     if annotator is None:
         raise HTTPException(401, "you are not signed in, or your session has ended: sign in again")
     # A tab keeps its work when somebody else signs in through another tab of the same browser.
@@ -120,7 +124,7 @@ SignedIn = Annotated[Annotator, Depends(_signed_in)]
 
 def create_app(service: AnnotationService) -> FastAPI:
     """The whole app. Gradio is imported in the background when the app starts, or at the first visit of its page."""
-    page = JudgePage(lambda request: service.annotator_of(request.cookies.get(COOKIE)))
+    page = JudgePage(lambda request: service.annotator_of(request.cookies.get(cookie_name(service))))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -170,7 +174,7 @@ def sign_in(request: Request, service: Service, name: Annotated[str, Form()] = "
     except StoreUnavailable as error:
         return _login_form(name, f"Not signed in: {error}", status=503, headers=RETRY_AFTER)
     response = RedirectResponse(PATH, 303)
-    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
+    response.set_cookie(cookie_name(service), token, httponly=True, samesite="strict", path="/")
     return response
 
 
@@ -178,12 +182,12 @@ def sign_in(request: Request, service: Service, name: Annotated[str, Form()] = "
 def sign_out(request: Request, service: Service) -> Response:
     _end_session(request, service)
     response = RedirectResponse("/login", 303)
-    response.delete_cookie(COOKIE, httponly=True, samesite="strict", path="/")
+    response.delete_cookie(cookie_name(service), httponly=True, samesite="strict", path="/")
     return response
 
 
 def _end_session(request: Request, service: AnnotationService) -> None:
-    token = request.cookies.get(COOKIE)
+    token = request.cookies.get(cookie_name(service))
     if token:
         service.sign_out(token)
 

@@ -132,7 +132,8 @@ def _with_headers(scope: Scope, send: Send) -> Send:
             headers["x-content-type-options"] = "nosniff"
             # With no-referrer a browser sends `Origin: null` with our own forms.
             headers["referrer-policy"] = "same-origin"
-            headers.setdefault("cache-control", FOREVER if path.startswith(HASHED_FILES) else "no-store")
+            lasting = path.startswith(HASHED_FILES) and message["status"] in (200, 304)
+            headers.setdefault("cache-control", FOREVER if lasting else "no-store")
         await send(message)
 
     return sending

@@ -41,8 +41,10 @@ HEAD = (
 
 def check_environment() -> None:
     """Raises:
-    ValueError: a variable is set under which Gradio would let the page's visitors rewrite the program.
+    ValueError: Gradio is not installed, or a variable is set under which it would let visitors rewrite the program.
     """
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("the annotation app needs gradio: pip install 'rlhf-loop[annotation]'")
     if os.environ.get("GRADIO_VIBE_MODE"):
         raise ValueError("GRADIO_VIBE_MODE is set, which lets visitors edit the app's code; unset it")
 

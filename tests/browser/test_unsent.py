@@ -114,7 +114,11 @@ def test_undo_waits_for_what_is_unsent(server: Server, opened: Judge, kept: bool
 def test_an_item_that_went_to_somebody_else_is_said_plainly(
     server: Server, opened: Judge, new_context: Callable[..., BrowserContext]
 ) -> None:
-    server.change("UPDATE slot SET leased_until = 0")  # as after a night with the lid closed
+    # as after a night with the lid closed; what is open would be given out first
+    server.change(
+        "UPDATE slot SET state = 'leased', annotator_id = (SELECT id FROM annotator), "
+        "client = coalesce(client, 'another tab'), leased_until = item_id"
+    )
     other = Judge(new_context().new_page(), server.url).open("Grace")
     assert other.item == opened.item == "1"
     other.press("1")
