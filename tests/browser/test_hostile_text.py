@@ -63,8 +63,7 @@ class Watch:
         )
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("num_responses", [2, 4])
+@pytest.mark.parametrize("num_responses, scheme", [(2, "light"), (4, "dark")])
 def test_no_text_runs_or_reaches_out(
     server: Server, new_context: Callable[..., BrowserContext], trap: Trap, scheme: str, num_responses: int
 ) -> None:

@@ -45,23 +45,19 @@ def test_signing_in(server: Server, judge: Judge, folder: Path) -> None:
     take(judge.page, folder / "login.png")
 
 
-@pytest.mark.parametrize(
-    "name, scheme, size", [("pair", "light", DESK), ("pair-dark", "dark", DESK), ("phone", "light", PHONE)]
-)
-def test_judging_a_pair(
-    server: Server, new_context: Callable[..., BrowserContext], folder: Path, name: str, scheme: str, size: dict
-) -> None:
-    # the item for the picture comes after two that are judged
-    server.fill([*EVERYDAY[1:3], SOURDOUGH, *EVERYDAY[3:]], name="Everyday questions")
+def test_judging_a_pair(server: Server, new_context: Callable[..., BrowserContext], folder: Path) -> None:
+    # the item for the picture comes after two that are judged, for three people
+    server.fill([*EVERYDAY[1:3], SOURDOUGH, *EVERYDAY[3:]], name="Everyday questions", overlap=3)
     server.start()
-    context = new_context(viewport=size, color_scheme=scheme, device_scale_factor=1 if size is DESK else 2)
-    judge = Judge(context.new_page(), server.url).open("Ada")
-    for count in (1, 2):
-        judge.prefer(EVERYDAY[count].responses[0].text, ("2", "9"))
-        judge.saved(count)
-    judge.page.wait_for_selector(READY)
-    assert judge.page.locator(".prompt > .turn .content").text_content() == SOURDOUGH.prompt[-1].content
-    take(judge.page, folder / f"judge-{name}.png")
+    for name, scheme, size in (("pair", "light", DESK), ("pair-dark", "dark", DESK), ("phone", "light", PHONE)):
+        context = new_context(viewport=size, color_scheme=scheme, device_scale_factor=1 if size is DESK else 2)
+        judge = Judge(context.new_page(), server.url).open({"pair": "Ada", "pair-dark": "Grace"}.get(name, "Edsger"))
+        for count in (1, 2):
+            judge.prefer(EVERYDAY[count].responses[0].text, ("2", "9"))
+            judge.saved(count)
+        judge.page.wait_for_selector(READY)
+        assert judge.page.locator(".prompt > .turn .content").text_content() == SOURDOUGH.prompt[-1].content
+        take(judge.page, folder / f"judge-{name}.png")
 
 
 def test_ranking_four(server: Server, judge: Judge, folder: Path) -> None:
@@ -73,21 +69,22 @@ def test_ranking_four(server: Server, judge: Judge, folder: Path) -> None:
     take(judge.page, folder / "judge-ranking.png")
 
 
-@pytest.mark.parametrize("size", [DESK, PHONE, {"width": 320, "height": 640}], ids=["desk", "phone", "narrow"])
-def test_long_text_stays_in_its_place(server: Server, new_context: Callable[..., BrowserContext], size: dict) -> None:
+def test_long_text_stays_in_its_place(server: Server, judge: Judge) -> None:
     word = "w" * 2000
     lines = "\n".join(f"line {number}" for number in range(200))
     server.fill([comparison(word, word, lines), comparison(lines, *[f"{lines} {word} {end}" for end in "abcdefghi"])])
     server.start()
-    judge = Judge(new_context(viewport=size).new_page(), server.url).open("Ada")
+    page = judge.open("Ada").page
     for count in (2, 9):
-        judge.page.wait_for_selector(READY)
-        assert judge.page.locator(".response").count() == count
-        assert judge.page.evaluate("document.documentElement.scrollWidth") == size["width"]
-        # the controls stay in view while the text is scrolled
-        for place in (0, 700, 10**6):
-            judge.page.evaluate(f"window.scrollTo(0, {place})")
-            box = judge.page.locator(".dock").bounding_box()
-            assert box is not None
-            assert abs(box["y"] + box["height"] - size["height"]) <= 1
+        page.wait_for_selector(READY)
+        assert page.locator(".response").count() == count
+        for size in (DESK, PHONE, {"width": 320, "height": 640}):
+            page.set_viewport_size(size)
+            assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+            # the controls stay in view while the text is scrolled
+            for place in (0, 700, 10**6):
+                page.evaluate(f"window.scrollTo(0, {place})")
+                box = page.locator(".dock").bounding_box()
+                assert box is not None
+                assert abs(box["y"] + box["height"] - size["height"]) <= 1
         judge.press("t")
