@@ -124,6 +124,7 @@ def train_trl(ours: Path, output: Path, eval_files: Sequence[str]) -> None:
             max_length=None,  # the pairs are cut already, as ours
             center_rewards_coefficient=settings.center_coef,
             bf16=settings.dtype == "bfloat16",
+            use_cpu=not torch.cuda.is_available(),  # without it the Trainer refuses bfloat16 there
             disable_tqdm=settings.disable_tqdm,
             gradient_checkpointing=False,
             logging_steps=1,
