@@ -70,7 +70,9 @@ def serve(store: Store, *, host: str, port: int) -> None:
     address = f"[{host}]" if ":" in host else host
     url = f"http://{address}:{listener.getsockname()[1]}"
     num_items = service.progress("").total
-    items = "1 item" if num_items == 1 else f"{num_items} items"
+    items = (
+        "1 item" if num_items == 1 else f"{num_items} items" if num_items else "empty: rlhf annotate import fills it"
+    )
     try:
         Server(config, f"annotate: {url}  ({store.address}; {items}; Ctrl-C stops)").run(sockets=[listener])
     finally:

@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         if arguments and arguments[0] in actions:
             actions[arguments[0]](arguments[1:])
+        elif arguments and not arguments[0].startswith("-"):
+            raise ValueError(f"unknown {arguments[0]!r}; rlhf annotate alone opens the app, its others: import, export")
         else:
             serve_main(arguments)
 
@@ -42,6 +44,7 @@ def serve_main(arguments: Sequence[str]) -> None:
     """Open the app until it is stopped."""
     parser = Parser(
         prog="rlhf annotate",
+        usage="rlhf annotate --store URL [--port PORT] [--host HOST]\n       rlhf annotate import|export --help",
         description="Open the annotation app in the browser.",
         epilog="rlhf annotate import and rlhf annotate export fill the store from files and write what was judged.",
     )
@@ -65,13 +68,13 @@ def import_main(arguments: Sequence[str]) -> None:
     parser.add_argument("--store", required=True, metavar="URL", help=STORE_HELP)
     parser.add_argument("--file", required=True, nargs="+", help="JSON Lines: prompts with 2 to 9 responses, or pairs")
     parser.add_argument("--campaign", default=DEFAULT_CAMPAIGN, help=f"its name; default {DEFAULT_CAMPAIGN}")
-    parser.add_argument("--overlap", type=int, default=1, help="annotators for each item; default 1")
+    parser.add_argument("--overlap", type=int, help="annotators for each item; default the campaign's, 1 for a new one")
     settings = parser.parse_args(arguments)
     comparisons, _ = read_comparisons(settings.file)
     check_comparisons(comparisons)
     store = Store.open(settings.store)
     done = import_comparisons(store, comparisons, name=settings.campaign, overlap=settings.overlap)
-    print(f"{done}: {store.address}")
+    print(f"{done} (store {store.address})")
 
 
 def export_main(arguments: Sequence[str]) -> None:

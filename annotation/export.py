@@ -81,7 +81,10 @@ def _comparisons(connection: sa.Connection, name: str | None) -> Iterator[Compar
     if name is not None:
         known = connection.execute(sa.select(campaign.c.id).where(campaign.c.name == name)).scalar()
         if known is None:
-            raise DataError(f"campaign {name!r} is not in the store; leave it out, or name one that is")
+            names = ", ".join(connection.execute(sa.select(campaign.c.name).order_by(campaign.c.id)).scalars())
+            raise DataError(
+                f"campaign {name!r} is not in the store, which has {names or 'none'}; name one, or leave it out"
+            )
         query = query.where(item.c.campaign_id == known)
     responses = _responses(connection)
     for row in connection.execute(query):

@@ -49,8 +49,9 @@ def check_comparisons(comparisons: Sequence[Comparison]) -> None:
     for number, comparison in enumerate(comparisons, start=1):
         count = len(comparison.responses)
         if not FEWEST_RESPONSES <= count <= MOST_RESPONSES:
+            plural = "" if count == 1 else "s"
             raise DataError(
-                f"comparison {number} has {count} responses; an annotator ranks {FEWEST_RESPONSES} to "
+                f"comparison {number} has {count} response{plural}; an annotator ranks {FEWEST_RESPONSES} to "
                 f"{MOST_RESPONSES}: `rlhf sample` writes such files"
             )
         if not all(response.text.strip() for response in comparison.responses):
@@ -71,7 +72,7 @@ def import_comparisons(
     comparisons: Sequence[Comparison],
     *,
     name: str = DEFAULT_CAMPAIGN,
-    overlap: int = 1,
+    overlap: int | None = None,
     origins: Mapping[str, PolicyOrigin] | None = None,
 ) -> Imported:
     """Add comparisons to a campaign, all or none; those that it holds already stay as they are.
@@ -80,7 +81,8 @@ def import_comparisons(
         store: where they go.
         comparisons: prompts with 2 to 9 responses; judgments that they carry are not taken over.
         name: the campaign's; it is made if there is none.
-        overlap: how many annotators judge each item, >= 1.
+        overlap: how many annotators judge each item, >= 1; fixed when a campaign is made. None takes the campaign's
+            own, and 1 for a new one.
         origins: what is known of the policies, by `Response.policy`.
 
     Raises:
@@ -98,12 +100,12 @@ def _import(
     connection: sa.Connection,
     comparisons: Sequence[Comparison],
     name: str,
-    overlap: int,
+    overlap: int | None,
     origins: Mapping[str, PolicyOrigin],
 ) -> int:
     """Add what is new, table by table: annotators wait for no longer than that takes."""
     unique = {comparison.id: comparison for comparison in comparisons}
-    campaign_id = _campaign(connection, name, overlap)
+    campaign_id, overlap = _campaign(connection, name, overlap)
     known = sa.select(item.c.comparison_id).where(item.c.campaign_id == campaign_id)
     seen = set(connection.execute(known).scalars())
     new = [comparison for comparison in unique.values() if comparison.id not in seen]
@@ -130,31 +132,37 @@ def _import(
     return len(new)
 
 
-def check_campaign(store: Store, name: str, overlap: int) -> None:
-    """Refuse an overlap that is no number of annotators, or not that of the campaign.
+def check_campaign(store: Store, name: str, overlap: int | None) -> None:
+    """Refuse a campaign without a name, and an overlap that is no number of annotators or not the campaign's.
 
     Raises:
         DataError: with both numbers.
     """
-    if overlap < 1:
+    if not name.strip():
+        raise DataError("campaign has no name; give one, or leave it out")
+    if overlap is not None and overlap < 1:
         raise DataError(f"overlap is {overlap}; give the number of annotators for each item, 1 or more")
     with store.reading() as connection:
         _find_campaign(connection, name, overlap)
 
 
-def _find_campaign(connection: sa.Connection, name: str, overlap: int) -> int | None:
+def _find_campaign(connection: sa.Connection, name: str, overlap: int | None) -> sa.Row | None:
     row = connection.execute(sa.select(campaign).where(campaign.c.name == name)).first()
-    if row is not None and row.overlap != overlap:
-        raise DataError(f"campaign {name!r} has overlap {row.overlap}, not {overlap}: give that, or another --campaign")
-    return None if row is None else row.id
+    if row is not None and overlap not in (None, row.overlap):
+        raise DataError(
+            f"campaign {name!r} gives every item to {row.overlap} annotators, set when it was made, not {overlap}; "
+            "leave --overlap out, or start another --campaign"
+        )
+    return row
 
 
-def _campaign(connection: sa.Connection, name: str, overlap: int) -> int:
+def _campaign(connection: sa.Connection, name: str, overlap: int | None) -> tuple[int, int]:
+    """Number and overlap of a campaign, which is made if there is none."""
     found = _find_campaign(connection, name, overlap)
     if found is not None:
-        return found
-    values = {"name": name, "overlap": overlap, "created_at": time.time()}
-    return connection.execute(sa.insert(campaign).values(values).returning(campaign.c.id)).scalar_one()
+        return found.id, found.overlap
+    values = {"name": name, "overlap": overlap or 1, "created_at": time.time()}
+    return connection.execute(sa.insert(campaign).values(values).returning(campaign.c.id)).scalar_one(), overlap or 1
 
 
 def _policy(connection: sa.Connection, name: str, origin: PolicyOrigin) -> int:

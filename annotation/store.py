@@ -168,11 +168,14 @@ def _parse(url: str) -> sa.URL:
 
 
 def _check_file(file: Path, *, create: bool) -> None:
-    if file.is_dir() or not file.parent.is_dir():
-        what = "is a folder" if file.is_dir() else f"lies in {file.parent}, which is not there"
-        raise StoreError(f"store {file} {what}; name a file in a folder that exists")
+    if file.is_dir():
+        raise StoreError(f"store {file} is a folder; name a file in it")
     if not create and not file.exists():
         raise StoreError(f"store {file} is not there; name the one that `rlhf annotate` or `rlhf sample` filled")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"store {file}: its folder cannot be made ({error.strerror}); name another one") from None
     kind = file_system(file.parent)
     if NETWORK_FILE_SYSTEMS.fullmatch(kind):
         fix = "put it on a local disk, or use PostgreSQL"

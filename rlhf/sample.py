@@ -41,7 +41,9 @@ class SampleArguments(ModelArguments):
         default=None, metadata={"help": "Annotation store to fill: sqlite:///annotations.db or postgresql://..."}
     )
     campaign: str = field(default="main", metadata={"help": "Name under which the store keeps them together."})
-    overlap: int = field(default=1, metadata={"help": "How many annotators judge each item of the store."})
+    overlap: int | None = field(
+        default=None, metadata={"help": "Annotators for each item of the store: the campaign's, 1 for a new one."}
+    )
     samples_per_prompt: int = field(
         default=4, metadata={"help": "Responses per prompt, 2 to 9 where people rank them."}
     )

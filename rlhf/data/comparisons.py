@@ -83,9 +83,12 @@ def write_comparisons(path: str | os.PathLike[str], comparisons: Iterable[Compar
 def write_preference_rows(path: str | os.PathLike[str], comparisons: Iterable[Comparison]) -> int:
     """Writes TRL preference rows, all or none: one for each strictly ordered pair. Returns their number.
 
-    Ties, comparisons that are not judged, weights and annotators have no place in these rows.
+    Ties, comparisons that are not judged, weights and annotators have no place in these rows. Where any comparison has
+    a strength, those without one get the margin 0: TRL takes a column that all rows have, or none.
     """
-    rows = (row for index, item in enumerate(comparisons) for row in _preference_rows(index, item))
+    items = list(comparisons)
+    margin = 0.0 if any(item.strength is not None and item.pairs() for item in items) else None
+    rows = (row for index, item in enumerate(items) for row in _preference_rows(index, item, margin))
     return write_json_lines(path, rows)
 
 
@@ -95,9 +98,10 @@ def _native_row(index: int, comparison: Comparison) -> dict[str, Any]:
     return comparison.to_dict()
 
 
-def _preference_rows(index: int, comparison: Comparison) -> Iterator[dict[str, Any]]:
+def _preference_rows(index: int, comparison: Comparison, no_strength: float | None) -> Iterator[dict[str, Any]]:
     row = _native_row(index, comparison)
-    margin = {} if comparison.strength is None else {"margin": comparison.strength}
+    strength = no_strength if comparison.strength is None else comparison.strength
+    margin = {} if strength is None else {"margin": strength}
     for chosen, rejected in comparison.pairs():
         answers = {
             name: [Message("assistant", comparison.responses[number].text).to_dict()]
@@ -111,7 +115,14 @@ def _is_native(row: Mapping[str, Any]) -> bool:
 
 
 def _parse_comparison(row: dict[str, Any]) -> Comparison:
-    return Comparison.from_dict(row) if _is_native(row) else _parse_preference_row(row)
+    return _parse_native(row) if _is_native(row) else _parse_preference_row(row)
+
+
+def _parse_native(row: dict[str, Any]) -> Comparison:
+    """A native row; one written by hand may have a text as its prompt."""
+    if isinstance(row.get("prompt"), str):
+        row = row | {"prompt": [{"role": "user", "content": row["prompt"]}]}
+    return Comparison.from_dict(row)
 
 
 def _parse_preference_row(row: dict[str, Any]) -> Comparison:
@@ -138,7 +149,7 @@ def _parse_preference_row(row: dict[str, Any]) -> Comparison:
 
 def _parse_prompt_row(row: dict[str, Any]) -> Comparison:
     if _is_native(row):
-        comparison = Comparison.from_dict(row)
+        comparison = _parse_native(row)
         return Comparison(prompt=comparison.prompt, source=comparison.source)
     if "prompt" not in row:
         raise FieldError("prompt", "missing", "give each row a prompt: a string or a list of messages")

@@ -132,7 +132,7 @@ def test_a_database_of_something_else_is_refused(url: str) -> None:
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:///{folder}", "is a folder"),
-        ("sqlite:///{folder}/nowhere/a.db", "not there"),
+        ("sqlite:///{folder}/text.db/a.db", "folder cannot be made"),
         ("sqlite:///{folder}/text.db", "not a database"),
         ("postgresql://nobody@127.0.0.1:1/nothing", "did not answer|refused"),
     ],

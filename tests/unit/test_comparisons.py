@@ -404,3 +404,21 @@ def test_real_preferences_survive_both_written_forms(tmp_path: Path) -> None:
     write_preference_rows(tmp_path / "trl.jsonl", rows)
     back, _ = read_comparisons(tmp_path / "trl.jsonl")
     assert [(row.id, row.ranks, row.strength) for row in back] == [(row.id, row.ranks, row.strength) for row in rows]
+
+
+def test_a_row_written_by_hand_may_have_a_text_as_its_prompt(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "Why?", "responses": [{"text": "Because."}, {"text": "No."}], "ranks": [1, 2]}\n')
+    (row,), _ = read_comparisons(file)
+    assert row == Comparison((Message("user", "Why?"),), (Response("Because."), Response("No.")), (1, 2))
+
+
+def test_a_margin_is_in_every_row_or_in_none(tmp_path: Path) -> None:
+    prompt, responses = (Message("user", "Why?"),), (Response("Because."), Response("No."))
+    plain, strong = (Comparison(prompt, responses, (1, 2), strength=strength) for strength in (None, 2.0))
+    margins = []
+    for rows in ([plain, plain], [plain, strong]):
+        write_preference_rows(tmp_path / "rows.jsonl", rows)
+        lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+        margins.append([json.loads(line).get("margin") for line in lines])
+    assert margins == [[None, None], [0.0, 2.0]]
