@@ -9,22 +9,21 @@ import pytest
 from playwright.sync_api import expect
 
 from rlhf.data.comparisons import read_comparisons
-from tests.browser.conftest import browser, judge, new_context, playwright, server, trap  # noqa: F401
 from tests.browser.judge import Judge
 from tests.browser.server import Server
+from tests.end_to_end.conftest import data, rlhf, tiny_chat_model  # noqa: F401
 
 SMALL = ["--dtype", "float32", "--lora_r", 4, "--max_steps", 2, "--learning_rate", "1e-3"]
 
 
-@pytest.mark.browser
 @pytest.mark.timeout(600)
 def test_what_an_aligned_policy_says_is_judged_in_the_browser_and_trains_the_next_reward_model(
-    rlhf,
-    tiny_chat_model: Path,
-    data: Path,
+    rlhf,  # noqa: F811
+    tiny_chat_model: Path,  # noqa: F811
+    data: Path,  # noqa: F811
     tmp_path: Path,
-    server: Server,  # noqa: F811
-    judge: Judge,  # noqa: F811
+    server: Server,
+    judge: Judge,
 ) -> None:
     policy = tmp_path / "dpo"
     rlhf("dpo", "--model", tiny_chat_model, "--train_file", data / "pairs.jsonl", *SMALL, "--output_dir", policy)
