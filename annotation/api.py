@@ -217,7 +217,7 @@ def next_card(body: NextRequest, annotator: SignedIn, service: Service) -> dict[
 def submit(body: JudgmentRequest, annotator: SignedIn, service: Service) -> dict[str, Any]:
     values = body.model_dump(exclude={"client"})
     values["ranks"] = None if body.ranks is None else tuple(body.ranks)
-    saved = service.submit(annotator.id, body.client, Judgment(**values))
+    saved = service.submit(annotator.id, Judgment(**values))
     return {"saved": asdict(saved), **_state(service, annotator)}
 
 

@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from annotation.export import FORMATS, export
-from annotation.importing import DEFAULT_CAMPAIGN, check_comparisons, import_comparisons
+from annotation.importing import (
+    DEFAULT_CAMPAIGN,
+    check_campaign_settings,
+    check_comparisons,
+    import_comparisons,
+)
 from annotation.store import Store, StoreUnavailable
 from rlhf.data.comparisons import read_comparisons
 
@@ -70,6 +75,7 @@ def import_main(arguments: Sequence[str]) -> None:
     parser.add_argument("--campaign", default=DEFAULT_CAMPAIGN, help=f"its name; default {DEFAULT_CAMPAIGN}")
     parser.add_argument("--overlap", type=int, help="annotators for each item; default the campaign's, 1 for a new one")
     settings = parser.parse_args(arguments)
+    check_campaign_settings(settings.campaign, settings.overlap)
     comparisons, _ = read_comparisons(settings.file)
     check_comparisons(comparisons)
     store = Store.open(settings.store)

@@ -86,7 +86,7 @@ def _comparisons(connection: sa.Connection, name: str | None) -> Iterator[Compar
                 f"campaign {name!r} is not in the store, which has {names or 'none'}; name one, or leave it out"
             )
         query = query.where(item.c.campaign_id == known)
-    responses = _responses(connection)
+    responses = _responses(connection, query.with_only_columns(judged.c.item_id).order_by(None))
     for row in connection.execute(query):
         yield Comparison(
             prompt=tuple(Message.from_dict(message) for message in row.messages),
@@ -98,8 +98,9 @@ def _comparisons(connection: sa.Connection, name: str | None) -> Iterator[Compar
         )
 
 
-def _responses(connection: sa.Connection) -> dict[int, tuple[Response, ...]]:
+def _responses(connection: sa.Connection, item_ids: sa.Select) -> dict[int, tuple[Response, ...]]:
     query = sa.select(completion, policy.c.name).join(policy, policy.c.id == completion.c.policy_id, isouter=True)
+    query = query.where(completion.c.item_id.in_(item_ids))
     found: dict[int, list[Response]] = {}
     for row in connection.execute(query.order_by(completion.c.item_id, completion.c.position)):
         found.setdefault(row.item_id, []).append(_response(row))

@@ -132,16 +132,25 @@ def _import(
     return len(new)
 
 
-def check_campaign(store: Store, name: str, overlap: int | None) -> None:
-    """Refuse a campaign without a name, and an overlap that is no number of annotators or not the campaign's.
+def check_campaign_settings(name: str, overlap: int | None) -> None:
+    """Refuse what no campaign can have, before a store is opened or made.
 
     Raises:
-        DataError: with both numbers.
+        DataError: the name is blank, or the overlap is no number of annotators.
     """
     if not name.strip():
         raise DataError("campaign has no name; give one, or leave it out")
     if overlap is not None and overlap < 1:
         raise DataError(f"overlap is {overlap}; give the number of annotators for each item, 1 or more")
+
+
+def check_campaign(store: Store, name: str, overlap: int | None) -> None:
+    """Refuse an overlap other than the campaign's.
+
+    Raises:
+        DataError: with both numbers; also as `check_campaign_settings`.
+    """
+    check_campaign_settings(name, overlap)
     with store.reading() as connection:
         _find_campaign(connection, name, overlap)
 

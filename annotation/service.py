@@ -146,7 +146,7 @@ class AnnotationService:
         """Give a tab's items back: it closes."""
         self.store.write(lambda connection: assignment.give_back(connection, annotator_id, client=client))
 
-    def submit(self, annotator_id: str, client: str, said: Judgment) -> Saved:
+    def submit(self, annotator_id: str, said: Judgment) -> Saved:
         """Keep a judgment for good. Sent again with the same id it changes nothing and gives the same answer.
 
         A second judgment of an item is a new revision; the first one stays in the history.

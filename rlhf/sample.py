@@ -98,12 +98,13 @@ def open_store(args: SampleArguments) -> Store:
         ValueError: it cannot be opened, or the settings do not fit it.
     """
     try:
-        from annotation.importing import check_campaign
+        from annotation.importing import check_campaign, check_campaign_settings
         from annotation.store import Store
     except ModuleNotFoundError as error:
         raise ValueError(f"an annotation store needs {error.name}: pip install 'rlhf-loop[annotation]'") from None
     if not 2 <= args.samples_per_prompt <= 9:
         raise ValueError(f"samples_per_prompt is {args.samples_per_prompt}; an annotator ranks 2 to 9 responses")
+    check_campaign_settings(args.campaign, args.overlap)
     store = Store.open(str(args.store))
     check_campaign(store, args.campaign, args.overlap)
     return store

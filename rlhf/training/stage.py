@@ -21,8 +21,6 @@ from rlhf.training.hub_data import read_files_or_hub
 from rlhf.training.run_folder import RunFolder
 from rlhf.training.tracking import WandbTracker
 
-SECRET_FIELDS = ("hub_token",)
-
 
 @dataclass
 class Stage:
@@ -130,6 +128,5 @@ def load_comparisons(files: Sequence[str], arguments: StageArguments, field: str
 
 
 def plain_config(arguments: StageArguments) -> dict[str, Any]:
-    """The arguments as JSON-like values, without keys."""
-    plain = json.loads(json.dumps(arguments.to_dict(), default=str)) | {"report_to": arguments.tracker}
-    return {key: value for key, value in plain.items() if key not in SECRET_FIELDS}
+    """The arguments as JSON-like values; the run folder leaves keys out."""
+    return json.loads(json.dumps(arguments.to_dict(), default=str)) | {"report_to": arguments.tracker}

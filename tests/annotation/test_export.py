@@ -27,7 +27,7 @@ def judge_all(service: AnnotationService, name: str, *preferred: str) -> str:
         ranks = tuple(preferred.index(text.split()[-1]) + 1 for text in card.responses)
         strength = 2 if len(ranks) == 2 else None
         said = Judgment(f"{annotator_id}-{card.item_id}", card.item_id, "ranking", ranks, strength)
-        service.submit(annotator_id, "tab", said)
+        service.submit(annotator_id, said)
     return annotator_id
 
 
@@ -73,10 +73,10 @@ def test_trl_rows_hold_each_ordered_pair_and_leave_ties_out(store: Store, servic
     ada = service.annotator_of(service.sign_in("Ada")).id
     card = service.next_card(ada, "tab")
     best = tuple(1 if text.endswith("first") else 2 for text in card.responses)
-    service.submit(ada, "tab", Judgment("judgment-1", card.item_id, "ranking", best))
+    service.submit(ada, Judgment("judgment-1", card.item_id, "ranking", best))
     card = service.next_card(ada, "tab")
     better = tuple(1 if text.endswith("second") else 2 for text in card.responses)
-    service.submit(ada, "tab", Judgment("judgment-2", card.item_id, "ranking", better, strength=3))
+    service.submit(ada, Judgment("judgment-2", card.item_id, "ranking", better, strength=3))
     assert export(store, tmp_path / "trl.jsonl", form="trl") == 3
     rows = [json.loads(line) for line in (tmp_path / "trl.jsonl").read_text().splitlines()]
     texts = [(row["chosen"][0]["content"], row["rejected"][0]["content"], row.get("margin")) for row in rows]
@@ -89,7 +89,7 @@ def test_nothing_judged_is_an_error_and_no_file(store: Store, service, fill, tmp
     with pytest.raises(DataError, match="no judgments yet"):
         export(store, tmp_path / "out.jsonl")
     ada = service.annotator_of(service.sign_in("Ada")).id
-    service.submit(ada, "tab", Judgment("judgment-1", service.next_card(ada, "tab").item_id, "ranking", (1, 1)))
+    service.submit(ada, Judgment("judgment-1", service.next_card(ada, "tab").item_id, "ranking", (1, 1)))
     with pytest.raises(DataError, match="are ties"):
         export(store, tmp_path / "out.jsonl", form="trl")
     assert list(tmp_path.glob("out*")) == []
@@ -193,7 +193,7 @@ def test_texts_come_back_to_the_byte(store: Store, service, texts: list[str]) ->
     ada = service.annotator_of(service.sign_in("Ada")).id
     while (card := service.next_card(ada, "tab")) is not None:
         said = Judgment(f"judgment-{card.item_id}", card.item_id, "ranking", (1, 2))
-        service.submit(ada, "tab", said)
+        service.submit(ada, said)
     found = next(row for row in judged_comparisons(store) if row.id == given_one.id)
     assert [response.text.encode() for response in found.responses] == [text.encode() for text in answers]
     assert found.prompt[0].content.encode() == question.encode()

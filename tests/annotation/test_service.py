@@ -67,7 +67,7 @@ def test_a_judgment_is_stored_by_position_whatever_the_order_shown(store: Store,
         words = [text.split()[1] for text in card.responses]
         shown.add(tuple(words))
         ranks = {"first": 3, "second": 1, "third": 2, "fourth": 2}
-        service.submit(ada, "tab", ranking(str(number), card.item_id, tuple(ranks[word] for word in words)))
+        service.submit(ada, ranking(str(number), card.item_id, tuple(ranks[word] for word in words)))
     with store.reading() as connection:
         stored = connection.execute(sa.select(judgment.c.ranks, judgment.c.shown_order)).all()
     assert [row.ranks for row in stored] == [[3, 1, 2, 2]] * 12
@@ -92,8 +92,8 @@ def test_a_judgment_sent_again_is_the_same_one(store: Store, service, fill, sign
     fill(1)
     ada = sign_in("Ada")
     card = service.next_card(ada, "tab")
-    first = service.submit(ada, "tab", ranking("1", card.item_id))
-    assert service.submit(ada, "tab", ranking("1", card.item_id)) == first
+    first = service.submit(ada, ranking("1", card.item_id))
+    assert service.submit(ada, ranking("1", card.item_id)) == first
     assert len(history(store)) == 1
 
 
@@ -101,14 +101,14 @@ def test_an_id_cannot_be_used_for_something_else(service, fill, sign_in) -> None
     fill(2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
     card = service.next_card(ada, "tab")
-    service.submit(ada, "tab", ranking("1", card.item_id, (1, 2)))
+    service.submit(ada, ranking("1", card.item_id, (1, 2)))
     for who, said in (
         (ada, ranking("1", card.item_id, (2, 1))),
         (bob, ranking("1", card.item_id, (1, 2))),
         (ada, ranking("1", "2", (1, 2))),
     ):
         with pytest.raises(InvalidJudgment, match="another judgment"):
-            service.submit(who, "tab", said)
+            service.submit(who, said)
     with pytest.raises(InvalidJudgment, match="another judgment"):
         service.undo(ada, "tab", "judgment-1")
 
@@ -123,7 +123,7 @@ def test_a_hundred_identical_submissions_at_once_are_one(store: Store, fill) -> 
     def send() -> None:
         barrier.wait()
         for _ in range(5):
-            answers.append(service.submit(ada, "tab", ranking("1", card.item_id)))
+            answers.append(service.submit(ada, ranking("1", card.item_id)))
 
     run_at_once([send] * 20)
     assert len(answers) == 100
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_named_and_not_stored(store: Store, service, fill, 
     ada = sign_in("Ada")
     assert service.next_card(ada, "tab").item_id == "1"
     with pytest.raises(InvalidJudgment, match=words):
-        service.submit(ada, "tab", said)
+        service.submit(ada, said)
     assert history(store) == []
 
 
@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_named_and_not_stored(store: Store, service, fill, 
 def test_an_item_that_is_not_there_is_named(service, fill, sign_in, item_id: str) -> None:
     fill(1)
     with pytest.raises(UnknownItem):
-        service.submit(sign_in("Ada"), "tab", ranking("1", item_id))
+        service.submit(sign_in("Ada"), ranking("1", item_id))
 
 
 # ---- undo -----------------------------------------------------------------------------------------------------
@@ -172,13 +172,13 @@ def test_undo_shows_what_was_said_and_both_stay_in_the_history(store: Store, ser
     fill(2)
     ada = sign_in("Ada")
     card = service.next_card(ada, "tab")
-    service.submit(ada, "tab", ranking("1", card.item_id, (2, 1), strength=3))
+    service.submit(ada, ranking("1", card.item_id, (2, 1), strength=3))
     undone = service.undo(ada, "tab", "undo-0001")
     assert (undone.card.item_id, undone.card.responses) == (card.item_id, card.responses)
     assert (undone.kind, undone.ranks, undone.strength) == ("ranking", (2, 1), 3)
     assert service.progress(ada).judged == 0
     assert service.next_card(ada, "tab").item_id == card.item_id
-    assert service.submit(ada, "tab", ranking("2", card.item_id, (1, 2))).revision == 3
+    assert service.submit(ada, ranking("2", card.item_id, (1, 2))).revision == 3
     assert history(store) == [("1", 1, "ranking"), ("1", 2, "undo"), ("1", 3, "ranking")]
 
 
@@ -186,7 +186,7 @@ def test_undo_goes_back_step_by_step(service, fill, sign_in) -> None:
     fill(2)
     ada = sign_in("Ada")
     for name in "12":
-        service.submit(ada, "tab", ranking(name, service.next_card(ada, "tab").item_id))
+        service.submit(ada, ranking(name, service.next_card(ada, "tab").item_id))
     assert service.undo(ada, "tab", "undo-0001").card.item_id == "2"
     assert service.undo(ada, "tab", "undo-0001").card.item_id == "2"
     assert service.undo(ada, "tab", "undo-0002").card.item_id == "1"
@@ -198,7 +198,7 @@ def test_undos_at_once_take_back_one_judgment_each(store: Store, fill) -> None:
     service = AnnotationService(store)
     ada = service.annotator_of(service.sign_in("Ada")).id
     for name in "123456":
-        service.submit(ada, "tab", ranking(name, service.next_card(ada, "tab").item_id))
+        service.submit(ada, ranking(name, service.next_card(ada, "tab").item_id))
     barrier = threading.Barrier(4)
 
     def take_back(number: int) -> None:
@@ -221,7 +221,7 @@ def test_the_order_is_the_one_that_was_seen_also_when_the_program_would_now_draw
         "annotation.service.shown_order", lambda *_: [0, 1] if card.responses[0] != "1 first" else [1, 0]
     )
     better = tuple(1 if text == "1 second" else 2 for text in card.responses)
-    service.submit(ada, "tab", ranking("1", card.item_id, better))
+    service.submit(ada, ranking("1", card.item_id, better))
     with store.reading() as connection:
         assert connection.execute(sa.select(judgment.c.ranks)).scalars().all() == [[2, 1]]
     assert service.undo(ada, "tab", "undo-0001").ranks == better
@@ -230,7 +230,7 @@ def test_the_order_is_the_one_that_was_seen_also_when_the_program_would_now_draw
 def test_undo_takes_back_ones_own_only(service, fill, sign_in) -> None:
     fill(2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
-    service.submit(ada, "tab", ranking("1", service.next_card(ada, "tab").item_id))
+    service.submit(ada, ranking("1", service.next_card(ada, "tab").item_id))
     assert service.undo(bob, "tab", "undo-0001") is None
 
 
@@ -238,11 +238,11 @@ def test_a_skip_gives_the_item_to_others_and_can_be_taken_back_while_it_is_free(
     fill(1)
     ada, bob = sign_in("Ada"), sign_in("Bob")
     card = service.next_card(ada, "tab")
-    service.submit(ada, "tab", Judgment("judgment-1", card.item_id, "skip", reason="not my field"))
+    service.submit(ada, Judgment("judgment-1", card.item_id, "skip", reason="not my field"))
     assert service.next_card(ada, "tab") is None
     assert service.undo(ada, "tab", "undo-0001").kind == "skip"
-    service.submit(ada, "tab", Judgment("judgment-2", card.item_id, "skip"))
-    service.submit(bob, "tab", ranking("3", service.next_card(bob, "tab").item_id))
+    service.submit(ada, Judgment("judgment-2", card.item_id, "skip"))
+    service.submit(bob, ranking("3", service.next_card(bob, "tab").item_id))
     undone = service.undo(ada, "tab", "undo-0002")
     assert (undone.kind, undone.card) == ("skip", None)
     assert service.undo(ada, "tab", "undo-0003") is None
@@ -265,11 +265,11 @@ def test_overlap_never_shows_an_item_twice_to_one_annotator(service, fill, sign_
     fill(2, overlap=2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
     for name in "12":
-        service.submit(ada, "tab", ranking(name, service.next_card(ada, "tab").item_id))
+        service.submit(ada, ranking(name, service.next_card(ada, "tab").item_id))
     assert service.next_card(ada, "tab") is None
     assert service.progress(ada) == Progress(judged=2, skipped=0, available=0, total=2, done=0)
     assert service.progress(bob) == Progress(judged=0, skipped=0, available=2, total=2, done=0)
-    service.submit(bob, "tab", ranking("3", service.next_card(bob, "tab").item_id))
+    service.submit(bob, ranking("3", service.next_card(bob, "tab").item_id))
     assert service.progress(bob) == Progress(judged=1, skipped=0, available=1, total=2, done=1)
 
 
@@ -292,10 +292,10 @@ def test_a_late_judgment_counts_while_there_is_a_place_for_it(store: Store, serv
     ada, bob = sign_in("Ada"), sign_in("Bob")
     card = service.next_card(ada, "tab")
     clock.now += 600
-    service.submit(ada, "tab", ranking("1", card.item_id))
+    service.submit(ada, ranking("1", card.item_id))
     assert service.next_card(bob, "tab") is None
     with pytest.raises(NotHeld, match="not counted"):
-        service.submit(bob, "tab", ranking("2", card.item_id))
+        service.submit(bob, ranking("2", card.item_id))
     assert len(history(store)) == 1
 
 
@@ -315,7 +315,7 @@ def test_a_large_store_is_counted_now_and_then_and_ones_own_work_at_once(
     fill(3)
     ada = sign_in("Ada")
     assert service.progress(ada) == Progress(judged=0, skipped=0, available=3, total=3, done=0)
-    service.submit(ada, "tab", ranking("1", service.next_card(ada, "tab").item_id))
+    service.submit(ada, ranking("1", service.next_card(ada, "tab").item_id))
     assert service.progress(ada).judged == 1
     clock.now += 5
     assert service.progress(ada) == Progress(judged=1, skipped=0, available=2, total=3, done=1)
@@ -324,7 +324,7 @@ def test_a_large_store_is_counted_now_and_then_and_ones_own_work_at_once(
 def test_a_tab_that_closes_gives_its_items_back(service, fill, sign_in) -> None:
     fill(2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
-    service.submit(ada, "tab", ranking("1", service.next_card(ada, "tab").item_id))
+    service.submit(ada, ranking("1", service.next_card(ada, "tab").item_id))
     held = service.next_card(ada, "tab").item_id
     assert service.next_card(bob, "tab") is None
     service.release(ada, "tab")
@@ -359,7 +359,7 @@ def test_many_annotators_at_once_give_each_item_its_judgments_and_not_one_more(s
         annotator_id = service.annotator_of(service.sign_in(name)).id
         barrier.wait()
         while (card := service.next_card(annotator_id, "tab")) is not None:
-            service.submit(annotator_id, "tab", ranking(f"{name}-{card.item_id}", card.item_id))
+            service.submit(annotator_id, ranking(f"{name}-{card.item_id}", card.item_id))
 
     run_at_once([lambda name=f"annotator {n}": work(name) for n in range(8)])
     with store.reading() as connection:

@@ -55,26 +55,30 @@ COLUMNS = (
 )
 REPLACE = f"REPLACE INTO judgment ({COLUMNS}) SELECT "
 CHANGES = {
-    "update": "UPDATE judgment SET kind = 'undo'",
-    "delete": "DELETE FROM judgment",
-    "truncate": "TRUNCATE judgment",
-    "replace by number": REPLACE
-    + "number, 'another id', item_id, annotator_id, 9, NULL, 'undo', shown_order, 0, '', 0 FROM judgment",
-    "replace by revision": REPLACE
-    + "99, 'another id', item_id, annotator_id, revision, NULL, 'undo', shown_order, 0, '', 0 FROM judgment",
+    "sqlite": {
+        "update": "UPDATE judgment SET kind = 'undo'",
+        "delete": "DELETE FROM judgment",
+        "replace by number": REPLACE
+        + "number, 'another id', item_id, annotator_id, 9, NULL, 'undo', shown_order, 0, '', 0 FROM judgment",
+        "replace by revision": REPLACE
+        + "99, 'another id', item_id, annotator_id, revision, NULL, 'undo', shown_order, 0, '', 0 FROM judgment",
+    },
+    "postgresql": {
+        "update": "UPDATE judgment SET kind = 'undo'",
+        "delete": "DELETE FROM judgment",
+        "truncate": "TRUNCATE judgment",
+    },
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_judgments_can_be_neither_changed_nor_removed(store: Store, service, fill, sign_in, change: str) -> None:
-    if change.partition(" ")[0] == ("replace" if store.engine.dialect.name == "postgresql" else "truncate"):
-        return  # no such statement there
+def test_judgments_can_be_neither_changed_nor_removed(store: Store, service, fill, sign_in) -> None:
     fill(1)
     ada = sign_in("Ada")
     card = service.next_card(ada, "tab")
-    service.submit(ada, "tab", Judgment("judgment-1", card.item_id, "ranking", (1, 2)))
-    with pytest.raises(sa.exc.DatabaseError, match="append-only"), store.writing() as connection:
-        connection.execute(sa.text(CHANGES[change]))
+    service.submit(ada, Judgment("judgment-1", card.item_id, "ranking", (1, 2)))
+    for change in CHANGES[store.engine.dialect.name].values():
+        with pytest.raises(sa.exc.DatabaseError, match="append-only"), store.writing() as connection:
+            connection.execute(sa.text(change))
     with store.reading() as connection:
         assert connection.execute(sa.text("SELECT kind FROM judgment")).scalars().all() == ["ranking"]
 

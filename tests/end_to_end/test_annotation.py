@@ -39,7 +39,7 @@ def judged(tmp_path: Path, sampled: Path) -> Path:
     while (card := service.next_card(annotator.id, "tab")) is not None:
         first, second = map(len, card.responses)
         said = Judgment(f"judgment-{card.item_id}", card.item_id, "ranking", (1, 2) if first <= second else (2, 1))
-        service.submit(annotator.id, "tab", said)
+        service.submit(annotator.id, said)
     store.close()
     return file
 

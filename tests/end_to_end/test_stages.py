@@ -15,6 +15,8 @@ def shortness(prompts, responses):
     return [-len(response) / 100 for response in responses]
 """
 
+SMALL = ["--dtype", "float32", "--lora_r", 4, "--max_steps", 2, "--learning_rate", "1e-3"]
+
 
 def test_a_reward_run_says_where_it_comes_from_and_how_good_it_is(reward_model, tiny_chat_model, data) -> None:
     manifest = json.loads((reward_model / "manifest.json").read_text())
@@ -36,18 +38,7 @@ def test_a_reward_run_says_where_it_comes_from_and_how_good_it_is(reward_model, 
 
 def test_dpo_starts_at_ln_2(tiny_chat_model, data, tmp_path, rlhf) -> None:
     files = ["--train_file", data / "pairs.jsonl", "--eval_file", data / "pairs.jsonl"]
-    small = [
-        "--model",
-        tiny_chat_model,
-        "--dtype",
-        "float32",
-        "--lora_r",
-        4,
-        "--max_steps",
-        2,
-        "--learning_rate",
-        "1e-3",
-    ]
+    small = ["--model", tiny_chat_model, *SMALL]
     rlhf("dpo", *small, *files, "--output_dir", tmp_path / "dpo")
     rows = logged(tmp_path / "dpo")
     assert abs(rows[0]["loss"] - 0.69314718) < 1e-6
@@ -56,18 +47,7 @@ def test_dpo_starts_at_ln_2(tiny_chat_model, data, tmp_path, rlhf) -> None:
 
 
 def test_dpo_learns_the_same_with_activation_checkpointing(tiny_chat_model, data, tmp_path, rlhf) -> None:
-    small = [
-        "--model",
-        tiny_chat_model,
-        "--dtype",
-        "float32",
-        "--lora_r",
-        4,
-        "--max_steps",
-        2,
-        "--learning_rate",
-        "1e-3",
-    ]
+    small = ["--model", tiny_chat_model, *SMALL]
     files = ["--train_file", data / "pairs.jsonl"]
     rlhf("dpo", *small, *files, "--output_dir", tmp_path / "kept")
     rlhf("dpo", *small, *files, "--activation_checkpointing", "true", "--output_dir", tmp_path / "again")
@@ -77,18 +57,7 @@ def test_dpo_learns_the_same_with_activation_checkpointing(tiny_chat_model, data
 
 def test_ppo_against_a_function_of_the_users_own(tiny_chat_model, data, tmp_path, rlhf) -> None:
     (tmp_path / "my_rewards.py").write_text(SCORER)
-    small = [
-        "--model",
-        tiny_chat_model,
-        "--dtype",
-        "float32",
-        "--lora_r",
-        4,
-        "--max_steps",
-        2,
-        "--learning_rate",
-        "1e-3",
-    ]
+    small = ["--model", tiny_chat_model, *SMALL]
     rollouts = ["--max_new_tokens", 8, "--samples_per_prompt", 2, "--kl_target", 3, "--whiten_rewards", "true"]
     files = ["--prompt_file", data / "prompts.jsonl", "--output_dir", tmp_path / "ppo"]
     rlhf("ppo", *small, *rollouts, *files, "--scorer", "my_rewards:shortness", cwd=tmp_path)
