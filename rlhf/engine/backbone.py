@@ -8,7 +8,6 @@ once per role: the batch dimension *is* the role.
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_z
 from rlhf.engine import attention
 from rlhf.engine.attention import prefix_layout
 from rlhf.engine.logprobs import frozen_head_logprobs
+from rlhf.engine.lora_layer import at_least_float32, route_by_role
 from rlhf.engine.packing import PackedBatch
 
 
@@ -147,13 +147,12 @@ class Backbone(nn.Module):
         self.model.requires_grad_(False)
         for layer in self.lora_layers().values():
             if name in layer.lora_A:
-                _compute_in_input_dtype(layer, name)
-                layer.forward = functools.partial(_routed_forward, layer, self._adapters_by_row)
+                route_by_role(layer, name, self._adapters_by_row)
 
     def add_head(self, name: str) -> ScoreHead:
         """Add a head that gives zero until it is trained."""
         hidden_size = self.config.get_text_config().hidden_size
-        head = ScoreHead(hidden_size, _at_least_float32(self.dtype)).to(self.device)
+        head = ScoreHead(hidden_size, at_least_float32(self.dtype)).to(self.device)
         self.heads[name] = head
         return head
 
@@ -286,43 +285,6 @@ def gathered(parameters: Sequence[nn.Parameter], *, write: bool = False) -> Iter
 
 def _is_whole(parameter: nn.Parameter) -> bool:
     return parameter.numel() == getattr(parameter, "ds_numel", None)
-
-
-def _routed_forward(layer: lora.Linear, adapters_by_row: list[str | None], x: torch.Tensor) -> torch.Tensor:
-    """Base output plus, row by row in a fixed order, what the row's adapter adds.
-
-    Each row is a matrix product of its own, so that what a role computes does not depend, down to the last bit,
-    on which roles stand beside it; and all processes walk the adapters in the same order, as ZeRO-3 demands.
-    """
-    if len(x) != len(adapters_by_row):
-        raise ValueError(
-            f"a layer with an adapter got input of shape {tuple(x.shape)} for {len(adapters_by_row)} roles: this "
-            "model flattens rows there; choose lora_target_modules without it, such as q_proj,v_proj"
-        )
-    outputs = []
-    for row, adapter in zip(x.unbind(0), adapters_by_row, strict=True):
-        output = layer.base_layer(row)
-        if adapter is not None and adapter in layer.lora_A:
-            dropped = layer.lora_dropout[adapter](row)
-            delta = layer.lora_B[adapter](layer.lora_A[adapter](dropped))
-            output = output + delta * layer.scaling[adapter]
-        outputs.append(output)
-    return outputs[0][None] if len(outputs) == 1 else torch.stack(outputs)
-
-
-def _compute_in_input_dtype(layer: lora.Linear, name: str) -> None:
-    """Keep the adapter's weights in float32 and multiply in the type of the activations."""
-    for linear in (layer.lora_A[name], layer.lora_B[name]):
-        linear.to(_at_least_float32(layer.base_layer.weight.dtype))
-        linear.forward = functools.partial(_cast_linear, linear)
-
-
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _cast_linear(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    return nn.functional.linear(x, linear.weight.to(x.dtype))
 
 
 def _switch_dropout_off(model: nn.Module) -> None:
