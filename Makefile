@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup system demo test test-all lint
+.PHONY: setup system demo test test-all lint benchmark-peers
 
 setup: $(STAMP)
 
@@ -20,6 +20,16 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
+
+# The last TRL with a PPO trainer, in a folder of its own that only the benchmark's peer reads. constraints.txt pins
+# the TRL of the environment, so it is left out here.
+TRL_PPO := 1.12.0
+
+benchmark-peers: .benchmark-peers/trl-$(TRL_PPO)/trl
+
+.benchmark-peers/trl-$(TRL_PPO)/trl: | $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target .benchmark-peers/trl-$(TRL_PPO) trl==$(TRL_PPO)
 
 # A browser and PostgreSQL for the tests, where apt-get can install them.
 system:
