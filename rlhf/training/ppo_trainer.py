@@ -212,6 +212,7 @@ class PPOTrainer(RoleTrainer):
                 loss = total * self.accelerator.num_processes / num_tokens
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
         grad_norm = self._clip_grad_norm(model) if self.args.max_grad_norm > 0 else None
+        self.stop_unless_finite()
         self.optimizer.step()
         if grad_norm is not None:
             self.record(grad_norm=torch.as_tensor(grad_norm))

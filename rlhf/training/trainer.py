@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerControl
+from transformers import Trainer, TrainerCallback, TrainerControl
 
 from rlhf.engine.adapters import (
     adapter_tensors,
@@ -73,7 +73,9 @@ class RoleTrainer(Trainer):
         self.run = run
         self._staging: Path | None = None
         self._recorded: dict[str, list[torch.Tensor]] = {}
+        self._unchecked: list[tuple[str, torch.Tensor]] = []
         super().__init__(model=backbone, args=args, **trainer_arguments)
+        self.add_callback(_CheckBeforeStep(self))
 
     @property
     def backbone(self) -> Backbone:
@@ -105,16 +107,31 @@ class RoleTrainer(Trainer):
         return {name: (total / count).item() for name, (total, count) in zip(names, totals, strict=True)}
 
     def check_finite(self, name: str, value: torch.Tensor) -> None:
-        """Stop before a step on numbers that are none.
+        """Let no optimiser step follow on a NaN or infinite value; it is read with all others, right before the step.
+
+        A read waits for the device, which would stand idle between passes if each were read when it is known.
+        """
+        self._unchecked.append((name, value.detach()))
+        if self.is_deepspeed_enabled and self.accelerator.sync_gradients:
+            self.stop_unless_finite()  # the backward pass that follows takes the step
+
+    def stop_unless_finite(self) -> None:
+        """Read what `check_finite` was given since the last step.
 
         Raises:
-            FloatingPointError: a value is NaN or infinite.
+            FloatingPointError: a value is NaN or infinite; names the first.
         """
-        if not value.isfinite().all():
-            raise FloatingPointError(
-                f"{name} is {value.detach().float().mean().item()} at step {self.state.global_step + 1}: stopped "
-                "before the weights change; lower --learning_rate, or go on from the last checkpoint"
-            )
+        if not self._unchecked:
+            return
+        unchecked, self._unchecked = self._unchecked, []
+        is_finite = torch.stack([value.isfinite().all() for _, value in unchecked])
+        if is_finite.all():
+            return
+        name, value = unchecked[is_finite.tolist().index(False)]
+        raise FloatingPointError(
+            f"{name} is {value.float().mean().item()} at step {self.state.global_step + 1}: stopped "
+            "before the weights change; lower --learning_rate, or go on from the last checkpoint"
+        )
 
     # ---- saving -----------------------------------------------------------------------------------------
 
@@ -212,6 +229,16 @@ class RoleTrainer(Trainer):
 
     def _parameter_names(self) -> dict[torch.Tensor, str]:
         return {parameter: name for name, parameter in self.backbone.named_parameters()}
+
+
+class _CheckBeforeStep(TrainerCallback):
+    """Has the trainer read, once per optimiser step, what must be finite."""
+
+    def __init__(self, trainer: RoleTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.stop_unless_finite()
 
 
 def _drop_frozen(module: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
