@@ -15,6 +15,7 @@ from reward.scorers import load_scorer
 from rlhf.data.comparisons import Comparison, read_prompts
 from rlhf.engine.adapters import add_adapter_from, load_head_weights
 from rlhf.engine.backbone import Backbone
+from rlhf.engine.rollout_engines import check_engine
 from rlhf.training.arguments import DTYPES
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.ppo_arguments import PPOArguments
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train against the reward model or scorer, save policy and value model."""
     args = parse(PPOArguments, argv)
     with exit_on_error():
+        check_engine(args.rollout_engine, args.vllm_server_url)
         prompts = load_prompts(args)
         scorer = load_scorer(args.scorer) if args.scorer else None
         source = find_backbone(args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rlhf.engine.rollout_engines import ENGINES
 from rlhf.training.arguments import StageArguments, path_field
 
 
@@ -22,6 +23,17 @@ class PPOArguments(StageArguments):
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
     temperature: float = field(
         default=1.0, metadata={"help": "Sampling temperature; log-probabilities are taken at it."}
+    )
+    rollout_engine: str = field(
+        default="native",
+        metadata={"help": "What samples: `native`, `transformers` (its `generate`) or `vllm`."},
+    )
+    vllm_server_url: str | None = field(
+        default=None,
+        metadata={"help": "A vLLM server, such as http://localhost:8000; unset runs vLLM in this process."},
+    )
+    vllm_gpu_memory: float = field(
+        default=0.3, metadata={"help": "Share of a GPU's memory for vLLM in this process, .2 to .6."}
     )
     rollout_batch_rows: int = field(default=64, metadata={"help": "Responses decoded side by side."})
     num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each rollout, 1 to 4."})
@@ -66,6 +78,10 @@ class PPOArguments(StageArguments):
         for name in ("temperature", "clip_range", "value_clip_range", "kl_horizon"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.rollout_engine not in ENGINES:
+            raise ValueError(f"rollout_engine is {self.rollout_engine!r}: choose {', '.join(ENGINES)}")
+        if not 0 < self.vllm_gpu_memory < 1:
+            raise ValueError(f"vllm_gpu_memory is {self.vllm_gpu_memory}: it must lie between 0 and 1, usually .3")
         if self.kl_estimator not in ("k1", "k2", "k3"):
             raise ValueError(f"kl_estimator is {self.kl_estimator!r}: choose k1, k2 or k3")
         if self.kl_target is not None and not self.kl_target > 0:

@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from rlhf.algorithms.ppo import policy_loss, token_rewards, value_loss
 from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison
 from rlhf.engine.backbone import POLICY, POLICY_WITH_VALUE, REFERENCE, REWARD, VALUE, Backbone
-from rlhf.engine.generation import MergedCopy, Sampler, Sampling
+from rlhf.engine.generation import Sampling
 from rlhf.engine.packing import Group
+from rlhf.engine.rollout_engines import build_engine
 from rlhf.training.moments import RunningMoments
 from rlhf.training.ppo_arguments import PPOArguments
 from rlhf.training.rollout import ResponseScorer, RolloutBatch, SampledGroup, pack_rollout
@@ -71,12 +73,16 @@ class PPOTrainer(RoleTrainer):
         ]
         super().__init__(backbone, args, saved_roles=saved_roles, **trainer_arguments)
         backbone.to(self.args.device)
-        self.merged = MergedCopy(backbone, "policy")
-        self.sampler = Sampler(
-            self.merged.model,
+        self.rollout_engine = build_engine(
+            args.rollout_engine,
+            backbone,
+            "policy",
             stop_ids=chat.stop_ids,
             pad_id=chat.end_of_turn_id if chat.pad_id is None else chat.pad_id,
             max_rows=args.rollout_batch_rows,
+            vllm_server_url=args.vllm_server_url,
+            vllm_gpu_memory=args.vllm_gpu_memory,
+            exchange_folder=Path(args.output_dir) / "rollout_adapters",
         )
 
     # ---- the algorithm ----------------------------------------------------------------------------------
@@ -88,7 +94,7 @@ class PPOTrainer(RoleTrainer):
             self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
             # 1. sample responses from the policy, its adapter merged
             with self._timed("rollout"):
-                self.merged.sync()
+                self.rollout_engine.sync()
                 rollout = self.sample_rollout(self.next_prompts())
             # 2. score them; one pass over reference, policy, value and reward
             with self._timed("scoring"):
@@ -113,7 +119,11 @@ class PPOTrainer(RoleTrainer):
             args.seed * 1_000_003 + self.state.global_step,
         )
         encoded = [self.chat.encode_prompt(prompt.prompt) for prompt in prompts]
-        sampled = self.sampler.sample(encoded, sampling)
+        started = time.perf_counter()
+        sampled = self.rollout_engine.sample(encoded, sampling)
+        num_tokens = sum(len(sample.token_ids) for samples in sampled for sample in samples)
+        per_second = num_tokens / (time.perf_counter() - started)
+        self.record(time__rollout_tokens_per_second=torch.tensor(per_second, dtype=torch.float64))
         groups = [
             SampledGroup(
                 messages=prompt.prompt,
