@@ -40,6 +40,7 @@ class PairBatch:
     """A packed row and the pairs to learn from it.
 
     Attributes:
+        groups: what the row was packed from.
         packed: the row.
         chosen_index: `[pairs]` into its responses.
         rejected_index: `[pairs]` into its responses.
@@ -47,6 +48,7 @@ class PairBatch:
         weight: `[pairs]`; the pairs of one comparison add up to that comparison's weight.
     """
 
+    groups: tuple[Group, ...]
     packed: PackedBatch
     chosen_index: torch.Tensor
     rejected_index: torch.Tensor
@@ -54,7 +56,8 @@ class PairBatch:
     weight: torch.Tensor
 
     def to(self, device: torch.device | str) -> PairBatch:
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "groups"}
+        return replace(self, **moved)
 
 
 def encode_comparison(chat: Chat, comparison: Comparison) -> Group:
@@ -99,8 +102,10 @@ def collate_pairs(examples: Sequence[RankedGroup]) -> PairBatch:
         margin += [example.margin] * len(example.pairs)
         weight += [example.weight / len(example.pairs)] * len(example.pairs)
         num_responses += len(example.group.response_ids)
+    groups = tuple(example.group for example in examples)
     return PairBatch(
-        packed=pack([example.group for example in examples]),
+        groups=groups,
+        packed=pack(groups),
         chosen_index=torch.tensor(chosen),
         rejected_index=torch.tensor(rejected),
         margin=torch.tensor(margin, dtype=torch.float32),
