@@ -14,7 +14,7 @@ if __name__ == "__main__":  # as a script, make the packages importable and keep
 from reward.scorers import load_scorer
 from rlhf.data.comparisons import Comparison, read_prompts
 from rlhf.engine.adapters import add_adapter_from, load_head_weights
-from rlhf.engine.backbone import Backbone
+from rlhf.engine.backbone import Backbone, reward_roles
 from rlhf.engine.rollout_engines import check_engine
 from rlhf.training.arguments import DTYPES
 from rlhf.training.parser import exit_on_error, parse
@@ -32,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prompts = load_prompts(args)
         scorer = load_scorer(args.scorer) if args.scorer else None
         source = find_backbone(args)
-        parents = {}
-        if args.reward_model:
-            parents["reward_model"] = check_reward_model(Path(args.reward_model), source.backbone)
+        parents = check_reward_models(args.reward_model, source.backbone)
         chat = load_chat(source, args)
         backbone = build_backbone(args, str(source.backbone))
         stage = open_stage("ppo", args, source, chat, data_files=args.prompt_file, parents=parents)
@@ -66,6 +64,21 @@ def load_prompts(args: PPOArguments) -> list[Comparison]:
     return prompts
 
 
+def check_reward_models(folders: Sequence[str], backbone: Path) -> dict[str, Path]:
+    """The reward models by their name in the manifest: `reward_model`, or those of an ensemble by their folders.
+
+    Raises:
+        ValueError: with what is wrong and what to do.
+    """
+    checked = [check_reward_model(Path(folder), backbone) for folder in folders]
+    if len(checked) == 1:
+        return {"reward_model": checked[0]}
+    named = {f"reward_model_{folder.absolute().name}": folder for folder in checked}
+    if len(named) < len(checked):
+        raise ValueError(f"reward_model names two folders with one name: {', '.join(folders)}; rename one")
+    return named
+
+
 def check_reward_model(folder: Path, backbone: Path) -> Path:
     """Refuse what is no reward model, or one trained on other weights than the policy's.
 
@@ -88,21 +101,22 @@ def check_reward_model(folder: Path, backbone: Path) -> Path:
 
 
 def build_backbone(args: PPOArguments, path: str) -> Backbone:
-    """The backbone with its roles; the value model starts from the reward model where there is one."""
+    """The backbone with its roles; the value model starts from the (first) reward model where there is one."""
     backbone = Backbone.load(path, dtype=DTYPES[args.dtype])
     backbone.add_adapter("policy", args.lora_config())
     backbone.add_head("value")
-    if args.reward_model is None:
+    if not args.reward_model:
         if args.value_model == "adapter":
             backbone.add_adapter("value", args.lora_config())
         return backbone
-    folder = Path(args.reward_model)
-    add_adapter_from(backbone, "reward", folder)
-    backbone.add_head("reward")
-    load_head_weights(backbone, "reward", folder)
+    for role, folder in zip(reward_roles(len(args.reward_model)), args.reward_model, strict=True):
+        add_adapter_from(backbone, role.name, Path(folder))
+        backbone.add_head(role.name)
+        load_head_weights(backbone, role.name, Path(folder), saved_as="reward")
     if args.value_model == "adapter":
-        add_adapter_from(backbone, "value", folder)
-        load_head_weights(backbone, "value", folder, saved_as="reward")
+        first = Path(args.reward_model[0])
+        add_adapter_from(backbone, "value", first)
+        load_head_weights(backbone, "value", first, saved_as="reward")
     return backbone
 
 

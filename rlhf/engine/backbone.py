@@ -71,6 +71,12 @@ VALUE = Role("value", adapter="value", value_head="value")
 REWARD = Role("reward", adapter="reward", score_head="reward")
 
 
+def reward_roles(num_members: int) -> list[Role]:
+    """The roles of an ensemble of reward models: `reward`, `reward_2`, ..., adapters and heads named alike."""
+    names = ["reward", *(f"reward_{number}" for number in range(2, num_members + 1))][:num_members]
+    return [Role(name, adapter=name, score_head=name) for name in names]
+
+
 class ScoreHead(nn.Module):
     """A linear map from a hidden state to one number, kept in float32 or better.
 

@@ -13,11 +13,16 @@ class PPOArguments(StageArguments):
     """Settings of PPO. A minibatch is per_device_train_batch_size x gradient_accumulation_steps prompts a process."""
 
     prompt_file: list[str] = path_field("Prompts to sample from: JSON Lines with a `prompt`.", several=True)
-    reward_model: str | None = path_field("Run folder of the reward model; or use --scorer.")
+    reward_model: list[str] = path_field(
+        "Run folder of the reward model, or of several: their mean is the score then. Or use --scorer.", several=True
+    )
+    ensemble_penalty: float = field(
+        default=0.0, metadata={"help": "Deviations of an ensemble's scores taken off their mean, 0 to 1."}
+    )
     scorer: str | None = field(default=None, metadata={"help": "A Python function `module:function` as the scorer."})
     value_model: str = field(
         default="adapter",
-        metadata={"help": "`adapter`: its own, started from the reward adapter; `shared`: a head on the policy."},
+        metadata={"help": "`adapter`: its own, started from the (first) reward adapter; `shared`: a policy's head."},
     )
     samples_per_prompt: int = field(default=1, metadata={"help": "Responses per prompt, 1 to 8."})
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
@@ -59,6 +64,8 @@ class PPOArguments(StageArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.reward_model is None or isinstance(self.reward_model, str):  # from Python, as from a file
+            self.reward_model = [self.reward_model] if self.reward_model else []
         for name in ("save_strategy", "logging_strategy"):
             if str(getattr(self, name).value) == "epoch":
                 raise ValueError(f"{name} is epoch: PPO counts rollouts; choose steps or no")
@@ -86,7 +93,13 @@ class PPOArguments(StageArguments):
             raise ValueError(f"kl_estimator is {self.kl_estimator!r}: choose k1, k2 or k3")
         if self.kl_target is not None and not self.kl_target > 0:
             raise ValueError(f"kl_target is {self.kl_target}: it must be above 0, usually 3 to 10 nats")
-        if (self.reward_model is None) == (self.scorer is None):
+        if self.ensemble_penalty < 0:
+            raise ValueError(f"ensemble_penalty is {self.ensemble_penalty}: it must be at least 0, usually up to 1")
+        if self.ensemble_penalty and len(self.reward_model) < 2:
+            raise ValueError(
+                f"ensemble_penalty is {self.ensemble_penalty}, but --reward_model names no ensemble: name several"
+            )
+        if bool(self.reward_model) == (self.scorer is not None):
             found = "both are" if self.reward_model else "neither is"
             raise ValueError(f"reward_model and scorer: {found} set; give exactly one of them")
 

@@ -18,11 +18,12 @@ import torch
 from transformers.trainer_utils import TrainOutput
 
 from rlhf.algorithms.advantages import gae, masked_mean, whiten
+from rlhf.algorithms.ensemble import ensemble_score
 from rlhf.algorithms.kl import AdaptiveKL, FixedKL, kl_estimate
 from rlhf.algorithms.ppo import policy_loss, token_rewards, value_loss
 from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison
-from rlhf.engine.backbone import POLICY, POLICY_WITH_VALUE, REFERENCE, REWARD, VALUE, Backbone
+from rlhf.engine.backbone import POLICY, POLICY_WITH_VALUE, REFERENCE, VALUE, Backbone, RoleOutput, reward_roles
 from rlhf.engine.generation import Sampling
 from rlhf.engine.packing import Group
 from rlhf.engine.rollout_engines import build_engine
@@ -38,7 +39,7 @@ class PPOTrainer(RoleTrainer):
 
     Args:
         backbone: with the adapter `policy`, the head `value`, with `--value_model adapter` the adapter `value`,
-            and, unless a scorer is given, adapter and head `reward`.
+            and, unless a scorer is given, adapter and head `reward`, for an ensemble `reward_2` and so on too.
         args: settings.
         chat: the chat format of the policy.
         prompts: what to sample responses to.
@@ -60,7 +61,8 @@ class PPOTrainer(RoleTrainer):
         self.chat, self.prompts, self.scorer = chat, list(prompts), scorer
         shared = args.value_model == "shared"
         self.training_roles = [POLICY_WITH_VALUE] if shared else [POLICY, VALUE]
-        self.scoring_roles = [REFERENCE, *self.training_roles, *([] if scorer else [REWARD])]
+        self.reward_roles = reward_roles(0 if scorer else max(1, len(args.reward_model)))
+        self.scoring_roles = [REFERENCE, *self.training_roles, *self.reward_roles]
         self.kl_controller: FixedKL | AdaptiveKL = FixedKL(args.kl_coef)
         if args.kl_target is not None:
             self.kl_controller = AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)
@@ -149,8 +151,17 @@ class PPOTrainer(RoleTrainer):
             batch.old_logprobs, batch.entropy = outputs["policy"].logprobs, outputs["policy"].entropy
             batch.ref_logprobs = outputs["reference"].logprobs
             batch.old_values = outputs[self.training_roles[-1].name].values
-            batch.scores = self._score(batch, self.scorer) if self.scorer else outputs["reward"].scores
+            batch.scores = self._score(batch, self.scorer) if self.scorer else self._ensemble_scores(outputs)
             self.check_finite("score", batch.scores)
+
+    def _ensemble_scores(self, outputs: dict[str, RoleOutput]) -> torch.Tensor:
+        """`[responses]` scores of the reward model, or of several together."""
+        scores = [outputs[role.name].scores for role in self.reward_roles]
+        if len(scores) == 1:
+            return scores[0]
+        score, deviation = ensemble_score(torch.stack(scores), penalty=self.args.ensemble_penalty)
+        self.record(objective__score_std=deviation)
+        return score
 
     def _score(self, batch: RolloutBatch, scorer: ResponseScorer) -> torch.Tensor:
         scores = torch.tensor(

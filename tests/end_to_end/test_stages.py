@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from rlhf.training.run_folder import hash_file, hash_model
 from tests.end_to_end.launching import logged
@@ -70,6 +73,21 @@ def test_ppo_against_a_function_of_the_users_own(tiny_chat_model, data, tmp_path
     samples = [json.loads(line) for line in (tmp_path / "ppo" / "samples.jsonl").read_text().splitlines()]
     assert {"step", "prompt", "response", "score", "kl", "finished"} == set(samples[0])
     assert (tmp_path / "ppo" / "value" / "value_head.safetensors").is_file()
+
+
+def test_ppo_against_an_ensemble_logs_how_far_its_members_are_apart(
+    tiny_chat_model, reward_model, data, tmp_path, rlhf
+) -> None:
+    second = shutil.copytree(reward_model, tmp_path / "second")
+    head = load_file(second / "reward_head.safetensors")
+    save_file({**head, "shift": head["shift"] + 1.0}, second / "reward_head.safetensors")
+    files = ["--prompt_file", data / "prompts.jsonl", "--output_dir", tmp_path / "ppo"]
+    ensemble = ["--reward_model", reward_model, second, "--ensemble_penalty", 0.5, "--max_new_tokens", 4]
+    rlhf("ppo", "--model", tiny_chat_model, *SMALL, *files, *ensemble)
+    # the second says 1 more of every response: half of that is the deviation
+    assert [row["objective/score_std"] for row in logged(tmp_path / "ppo")] == pytest.approx([0.5, 0.5], abs=1e-6)
+    parents = json.loads((tmp_path / "ppo" / "manifest.json").read_text())["parents"]
+    assert set(parents) == {"backbone", f"reward_model_{reward_model.name}", "reward_model_second"}
 
 
 def test_a_scorer_that_gives_nan_stops_the_run_and_is_named(tiny_chat_model, data, tmp_path, rlhf) -> None:
