@@ -3,6 +3,11 @@
 Registered with transformers under the name `shared_prefix`, so that any decoder built on its attention
 interface computes a prompt once for all of its responses. The layout of the packed row travels as a keyword of
 the model's forward and reaches every layer, through gradient checkpointing too.
+
+A packed row is cut into segments: a prompt, a response, or both where a prompt has one response only. The keys of a
+segment are its prompt and itself, its queries are the end of its keys, and it is causal; so a sliding window counts
+what it would count in a sequence of its own. What computes a segment is chosen by device, type and what is
+installed (`attention_kernels`); soft-capping and attention sinks are computed as written, in float32.
 """
 
 from __future__ import annotations
@@ -11,9 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from rlhf.engine.attention_kernels import (
+    LONGEST_HEAD,
+    FlexMasks,
+    chosen_kernel,
+    flash_attn_varlen,
+    flex_prefix_attention,
+    told_once,
+    torch_varlen,
+    varlen_attention,
+)
+from rlhf.engine.attention_segments import Bucket, Segment, VarlenIndex, buckets, segments_of
+from rlhf.engine.attention_tiles import Softmax, bucketed_attention
 from rlhf.engine.packing import PackedBatch
 
 IMPLEMENTATION = "shared_prefix"
@@ -24,28 +40,33 @@ class PrefixLayout:
     """Who sees whom in a packed row.
 
     Attributes:
-        group_lengths: tokens of each group.
-        masks: for each group `[group_tokens, group_tokens]`, True where a query (row) may see a key (column);
-            None for a group of one response, which is plainly causal.
-        longest: tokens of the longest prompt with one of its responses.
+        segments: the row's segments in order; they tile it.
+        buckets: the segments again, those of like lengths together, for kernels that take rectangles.
+        ragged: the row as the kernel of a GPU reads it; None where there is none.
     """
 
-    group_lengths: tuple[int, ...]
-    masks: tuple[torch.Tensor | None, ...]
-    longest: int
+    segments: tuple[Segment, ...]
+    buckets: tuple[Bucket, ...]
+    ragged: VarlenIndex | FlexMasks | None = None
 
 
-def prefix_layout(batch: PackedBatch) -> PrefixLayout:
-    """Build the layout of a batch, once for all layers."""
-    masks: list[torch.Tensor | None] = []
-    for segments in batch.segment_ids.split(batch.group_lengths):
-        if int(segments[-1]) == 1:
-            masks.append(None)
-            continue
-        causal = torch.ones(len(segments), len(segments), dtype=torch.bool, device=segments.device).tril()
-        visible = (segments[None, :] == 0) | (segments[None, :] == segments[:, None])
-        masks.append(causal & visible)
-    return PrefixLayout(batch.group_lengths, tuple(masks), int(batch.position_ids.max()) + 1)
+def prefix_layout(batch: PackedBatch, *, num_rows: int = 1, dtype: torch.dtype = torch.float32) -> PrefixLayout:
+    """Build the layout of a batch, once for all layers.
+
+    Args:
+        batch: the packed row.
+        num_rows: roles that will read it.
+        dtype: type of the model, which decides on the kernel.
+    """
+    segments = segments_of(batch)
+    device = batch.input_ids.device
+    ragged: VarlenIndex | FlexMasks | None = None
+    kernel = chosen_kernel(device.type, dtype)
+    if kernel == "flex":
+        ragged = FlexMasks.of(batch)
+    elif kernel != "sdpa":
+        ragged = VarlenIndex.of(segments, num_rows=num_rows, device=device)
+    return PrefixLayout(segments, buckets(segments), ragged)
 
 
 def shared_prefix_attention(
@@ -62,63 +83,52 @@ def shared_prefix_attention(
     s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over a packed row, group by group.
+    """Attention over a packed row.
 
     Args:
         query: `[rows, heads, tokens, head_dim]`; `rows` are roles that read the same packed row.
-        key: `[rows, key_value_heads, tokens, head_dim]`.
-        value: `[rows, key_value_heads, tokens, head_dim]`.
+        key: `[rows, key_value_heads, tokens, head_dim]`; `heads` is a multiple of `key_value_heads`.
+        value: `[rows, key_value_heads, tokens, value_dim]`.
+        scaling: what scores are multiplied by; None is `head_dim ** -0.5`.
         prefix_layout: the layout of the row; required.
+        sliding_window: how many positions a query sees, its own among them; None sees all before it.
+        softcap: scores become `softcap * tanh(score / softcap)` (Gemma 2, arXiv 2408.00118).
+        s_aux: `[heads]` attention sinks, a score per head that takes probability and gives no value (gpt-oss).
 
     Returns:
-        `[rows, tokens, heads, head_dim]` and None in place of attention weights.
+        `[rows, tokens, heads, value_dim]` and None in place of attention weights.
 
     Raises:
-        ValueError: the model uses attention sinks, soft-capping or a window shorter than a sequence, or does not
-            hand the layout on to its layers.
+        ValueError: the model does not hand the layout on to its layers.
     """
     if prefix_layout is None:
         raise ValueError("the model does not hand keywords on to its attention layers: choose another model")
-    if softcap is not None or s_aux is not None:
-        raise ValueError("attention soft-capping and attention sinks are not supported by shared-prefix attention")
-    if sliding_window is not None and prefix_layout.longest > sliding_window:
-        raise ValueError(
-            f"a sequence of {prefix_layout.longest} tokens exceeds the model's sliding window of {sliding_window}: "
-            "lower max_prompt_length or max_response_length"
-        )
-    rows = [_attend(q, k, v, prefix_layout, scaling) for q, k, v in zip(query, key, value, strict=True)]
-    return torch.stack(rows), None
-
-
-def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PrefixLayout, scaling: float | None
-) -> torch.Tensor:
-    """One row, `[heads, tokens, head_dim]` to `[tokens, heads, head_dim]`.
-
-    Each row has calls of its own: the CPU kernel shares heads out to threads, so with several rows in a call the last
-    bits of one would depend on how many stand beside it.
-    """
-    lengths = list(layout.group_lengths)
-    outputs = [
-        F.scaled_dot_product_attention(
-            q[None],
-            k[None],
-            v[None],
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=q.shape[0] != k.shape[0],
-        )
-        for q, k, v, mask in zip(
-            query.split(lengths, dim=1),
-            key.split(lengths, dim=1),
-            value.split(lengths, dim=1),
-            layout.masks,
-            strict=True,
-        )
+    softmax = Softmax(scaling if scaling is not None else query.shape[-1] ** -0.5, softcap, s_aux)
+    if not softmax.is_plain:
+        told_once("attention with soft-capping or sinks: computed as written, in float32, without a fused kernel")
+    elif prefix_layout.ragged is not None and query.shape[-1] == value.shape[-1] <= LONGEST_HEAD:
+        return _ragged(query, key, value, prefix_layout.ragged, softmax.scaling, sliding_window), None
+    # Each row has calls of its own: kernels share work out by the size of the batch, so with several rows in a call
+    # the last bits of one would depend on how many stand beside it.
+    rows = [
+        bucketed_attention(q, k, v, prefix_layout.segments, prefix_layout.buckets, softmax, sliding_window)
+        for q, k, v in zip(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), strict=True)
     ]
-    # split and cat rather than assignment into slices: their backward copies each element once
-    return torch.cat(outputs, dim=2)[0].transpose(0, 1)
+    return rows[0][None] if len(rows) == 1 else torch.stack(rows), None
+
+
+def _ragged(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ragged: VarlenIndex | FlexMasks,
+    scaling: float,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    if isinstance(ragged, FlexMasks):
+        return flex_prefix_attention(query, key, value, ragged, scaling, sliding_window)
+    kernel = torch_varlen if chosen_kernel(query.device.type, query.dtype) == "varlen" else flash_attn_varlen
+    return varlen_attention(query, key, value, ragged, scaling, sliding_window, kernel)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -8,6 +8,7 @@ once per role: the batch dimension *is* the role.
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_z
 
 from rlhf.engine import attention
 from rlhf.engine.attention import prefix_layout
-from rlhf.engine.logprobs import frozen_head_logprobs
+from rlhf.engine.logprobs import LogitForm, head_logprobs
 from rlhf.engine.lora_layer import at_least_float32, route_by_role
-from rlhf.engine.packing import PackedBatch
+from rlhf.engine.packing import PackedBatch, unshare
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Role:
         name: the key of its output.
         adapter: the adapter it reads through; None is the bare backbone.
         logprobs: whether to compute log-probabilities of the response tokens.
+        entropy: whether to measure the entropy beside them, a pass over the vocabulary more.
         value_head: head read at every position that predicts a response token.
         score_head: head read at the last token of every response.
     """
@@ -43,6 +47,7 @@ class Role:
     name: str
     adapter: str | None = None
     logprobs: bool = False
+    entropy: bool = False
     value_head: str | None = None
     score_head: str | None = None
 
@@ -110,10 +115,8 @@ class Backbone(nn.Module):
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
-        _refuse_unsupported_head(model)
-        attention.register()
-        model.set_attn_implementation(attention.IMPLEMENTATION)
-        _refuse_unsupported_layers(model)
+        self.logit_form = LogitForm.of(model.config)
+        self.shares_prompts = _share_prompts(model)
         model.requires_grad_(False)
         _switch_dropout_off(model)
         self.model = model
@@ -205,14 +208,16 @@ class Backbone(nn.Module):
         Returns:
             The output of each role by its name.
         """
-        self._adapters_by_row[:] = [role.adapter for role in roles]
-        output = self.model.base_model(
-            input_ids=batch.input_ids.expand(len(roles), -1),
-            position_ids=batch.position_ids[None],
-            prefix_layout=prefix_layout(batch),
-            use_cache=False,
-        )
-        hidden = output.last_hidden_state
+        keywords: dict[str, Any] = {}
+        if self.shares_prompts:
+            layout = prefix_layout(batch, num_rows=len(roles), dtype=self.dtype)
+            input_ids, keywords = batch.input_ids[None], {"position_ids": batch.position_ids[None]}
+            keywords["prefix_layout"] = layout
+        else:
+            input_ids, batch = unshare(batch)
+        self._adapters_by_row[:] = [role.adapter for role in roles for _ in input_ids]
+        output = self.model.base_model(input_ids=input_ids.repeat(len(roles), 1), use_cache=False, **keywords)
+        hidden = output.last_hidden_state.unflatten(0, (len(roles), -1)).flatten(1, 2)
         return {role.name: self._read(hidden[row], role, batch, temperature) for row, role in enumerate(roles)}
 
     def _read(self, hidden: torch.Tensor, role: Role, batch: PackedBatch, temperature: float) -> RoleOutput:
@@ -220,12 +225,14 @@ class Backbone(nn.Module):
         if role.logprobs:
             head = self.model.get_output_embeddings()
             with gathered([head.weight]):
-                output.logprobs, output.entropy = frozen_head_logprobs(
+                output.logprobs, output.entropy = head_logprobs(
                     hidden[batch.predict_index],
                     head.weight,
                     batch.target_ids,
                     bias=getattr(head, "bias", None),
                     temperature=temperature,
+                    form=self.logit_form,
+                    with_entropy=role.entropy,
                 )
         if role.value_head is not None:
             output.values = self.heads[role.value_head](hidden[batch.predict_index])
@@ -245,7 +252,7 @@ def load_causal_lm(path: str, *, dtype: torch.dtype) -> PreTrainedModel:
     """Load a causal language model from a local folder of safetensors; under ZeRO-3 every process must call it."""
     with _partitioned_in(dtype):
         return AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+            str(path), dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
 
 
@@ -303,30 +310,23 @@ def _switch_dropout_off(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _refuse_unsupported_head(model: PreTrainedModel) -> None:
-    for field in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        value = getattr(model.config, field, None)
-        if value not in (None, 1, 1.0):
-            raise ValueError(
-                f"{type(model).__name__} has {field}={value}: log-probabilities of such an output head are not "
-                "supported; choose a model with a plain linear head"
-            )
-
-
-def _refuse_unsupported_layers(model: PreTrainedModel) -> None:
-    """Refuse models in which a response would see more than its prompt and itself."""
-    if model.config._attn_implementation != attention.IMPLEMENTATION:
-        raise ValueError(
-            f"{type(model).__name__} does not use transformers' attention interface, which a shared prompt needs: "
-            "choose another model"
-        )
+def _share_prompts(model: PreTrainedModel) -> bool:
+    """Give a model the attention that shares prompts; False, with a line in the log, if it cannot take it."""
+    own = model.config._attn_implementation
+    attention.register()
+    model.set_attn_implementation(attention.IMPLEMENTATION)
     layer_types = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     others = sorted(layer_types - {"full_attention", "sliding_attention"})
-    if others or model._is_stateful:
-        raise ValueError(
-            f"{type(model).__name__} mixes tokens by {', '.join(others) or 'a recurrent state'} too: only attention "
-            "can keep the responses to a shared prompt apart; choose another model"
-        )
+    if model.config._attn_implementation != attention.IMPLEMENTATION:
+        reason = "does not use transformers' attention interface"
+    elif others or model._is_stateful:
+        # only attention can keep the responses to a shared prompt apart
+        reason = f"mixes tokens by {', '.join(others) or 'a recurrent state'} too"
+    else:
+        return True
+    model.set_attn_implementation(own)
+    logger.warning("%s %s: each response is read with a prompt of its own", type(model).__name__, reason)
+    return False
 
 
 def _refuse_unrouted_layers(model: PreTrainedModel) -> None:

@@ -42,6 +42,8 @@ class PackedBatch:
         last_index: `[responses]` where in the row each response ends.
         group_index: `[responses]` which group each response belongs to.
         group_lengths: tokens of each group.
+        prompt_lengths: tokens of each group's prompt.
+        response_counts: responses of each group.
         response_lengths: tokens of each response.
     """
 
@@ -54,6 +56,8 @@ class PackedBatch:
     last_index: torch.Tensor
     group_index: torch.Tensor
     group_lengths: tuple[int, ...]
+    prompt_lengths: tuple[int, ...]
+    response_counts: tuple[int, ...]
     response_lengths: tuple[int, ...]
 
     @property
@@ -120,7 +124,35 @@ def pack(groups: Sequence[Group]) -> PackedBatch:
     return PackedBatch(
         **{name: torch.tensor(values, dtype=torch.long) for name, values in columns.items()},
         group_lengths=tuple(group.num_tokens for group in groups),
+        prompt_lengths=tuple(len(group.prompt_ids) for group in groups),
+        response_counts=tuple(len(group.response_ids) for group in groups),
         response_lengths=tuple(response_lengths),
+    )
+
+
+def unshare(batch: PackedBatch) -> tuple[torch.Tensor, PackedBatch]:
+    """The same responses as separate sequences, for models that cannot share a prompt.
+
+    Returns:
+        input_ids: `[responses, longest]`, each row a prompt and one response, then zeros that no position read from
+            the row can see.
+        batch: the given one with `predict_index` and `last_index` pointing into the flattened rows.
+    """
+    sequences: list[torch.Tensor] = []
+    responses = iter(batch.response_lengths)
+    for group, prompt_length, count in zip(
+        batch.input_ids.split(batch.group_lengths), batch.prompt_lengths, batch.response_counts, strict=True
+    ):
+        lengths = [next(responses) for _ in range(count)]
+        prompt, *parts = group.split([prompt_length, *lengths])
+        sequences += [torch.cat([prompt, part]) for part in parts]
+    rows = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+    start = torch.arange(len(sequences), device=rows.device) * rows.shape[1]
+    at = batch.position_ids
+    return rows, replace(
+        batch,
+        predict_index=start[batch.response_index] + at[batch.predict_index],
+        last_index=start + at[batch.last_index],
     )
 
 

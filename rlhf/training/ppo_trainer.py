@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ class PPOTrainer(RoleTrainer):
         shared = args.value_model == "shared"
         self.training_roles = [POLICY_WITH_VALUE] if shared else [POLICY, VALUE]
         self.reward_roles = reward_roles(0 if scorer else max(1, len(args.reward_model)))
-        self.scoring_roles = [REFERENCE, *self.training_roles, *self.reward_roles]
+        measured = [replace(role, entropy=role.logprobs) for role in self.training_roles]
+        self.scoring_roles = [REFERENCE, *measured, *self.reward_roles]
         self.kl_controller: FixedKL | AdaptiveKL = FixedKL(args.kl_coef)
         if args.kl_target is not None:
             self.kl_controller = AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.engine.packing import Group, pack
+from rlhf.engine.packing import Group, pack, unshare
 
 TOKENS = st.lists(st.integers(0, 99), min_size=1, max_size=6)
 GROUPS = st.lists(st.builds(Group, TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1, max_size=4)
@@ -108,6 +108,16 @@ def test_empty_prompts_and_responses_are_refused_by_number(group) -> None:
 def test_empty_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="groups is empty"):
         pack([])
+
+
+def test_unshared_rows_are_the_separate_sequences_and_positions_follow() -> None:
+    shared = pack([Group([5, 6], [[7], [8, 9, 10]]), Group([11], [[12, 13]])])
+    rows, separate = unshare(shared)
+    assert rows.tolist() == [[5, 6, 7, 0, 0], [5, 6, 8, 9, 10], [11, 12, 13, 0, 0]]
+    # 7 and 8 are predicted from their own copy of 6, 12 from 11
+    assert separate.predict_index.tolist() == [1, 6, 7, 8, 10, 11]
+    assert separate.last_index.tolist() == [2, 9, 12]
+    assert separate.target_ids.equal(shared.target_ids)
 
 
 def test_batch_moves_as_a_whole(batch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_an_untrained_adapter_is_the_reference_to_the_last_bit(tiny_model) -> No
     for name in ("policy", "value", "reward"):
         backbone.add_adapter(name, lora())
         backbone.add_head(name)
-    outputs = backbone(BATCH, ROLES)
+    outputs = backbone(BATCH, [replace(role, entropy=role.logprobs) for role in ROLES])
     assert outputs["policy"].logprobs.equal(outputs["reference"].logprobs)
     assert outputs["policy"].entropy.equal(outputs["reference"].entropy)
     # an untrained head says 0
@@ -102,9 +103,20 @@ def test_two_passes_are_bit_equal(backbone) -> None:
 
 
 def test_a_role_says_only_what_it_is_asked_for(backbone) -> None:
-    outputs = backbone(BATCH, [REFERENCE, VALUE, REWARD])
+    outputs = backbone(BATCH, [REFERENCE, replace(POLICY, entropy=True), VALUE, REWARD])
     said = {name: {f for f in FIELDS if getattr(out, f) is not None} for name, out in outputs.items()}
-    assert said == {"reference": {"logprobs", "entropy"}, "value": {"values"}, "reward": {"scores"}}
+    assert said == {
+        "reference": {"logprobs"},
+        "policy": {"logprobs", "entropy"},
+        "value": {"values"},
+        "reward": {"scores"},
+    }
+
+
+def test_asking_for_the_entropy_changes_no_bit_of_the_logprobs(backbone) -> None:
+    # PPO asks when it scores and not when it trains, and its first ratio is exactly 1
+    asked = backbone(BATCH, [replace(POLICY, entropy=True)])["policy"].logprobs
+    assert backbone(BATCH, [POLICY])["policy"].logprobs.equal(asked)
 
 
 def test_values_are_read_before_each_token_and_scores_at_the_last_one(backbone, tiny_model) -> None:
