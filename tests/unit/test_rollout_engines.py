@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+import json
 import sys
 import types
 from collections import Counter
@@ -21,7 +22,7 @@ from rlhf.engine.rollout_engines import NativeEngine, TransformersEngine, build_
 from rlhf.engine.vllm_rollouts import InProcessEngine, ServerEngine
 from rlhf.engine.vllm_server import Server
 from rlhf.engine.vllm_weights import Broadcast
-from tests.unit.vllm_stand_in import BASE, StandIn, serving
+from tests.unit.vllm_stand_in import BASE, StandIn, sample_in_one_of_two_processes, serving
 
 PROMPTS = [[5, 9, 13, 7, 22], [33, 34], [20, 21, 22, 23, 24, 25, 26], [40], [50, 51, 52]]
 STOP = {2, 3, 4}
@@ -224,6 +225,29 @@ def test_a_server_without_token_ids_is_refused(tiny_model, fill_adapter, tmp_pat
         engine = over_http(url, policy(tiny_model, fill_adapter), tmp_path)
         with pytest.raises(RuntimeError, match="without token ids"):
             engine.sample(PROMPTS, Sampling(max_new_tokens=2))
+
+
+def test_of_two_processes_one_sends_and_both_sample(tiny_model, server, tmp_path) -> None:
+    stand_in, url = server
+    tiny_model().save_pretrained(tmp_path / "model")
+    sampling = Sampling(num_samples=2, max_new_tokens=6, seed=3)
+    folder = tmp_path / "together"
+    folder.mkdir()
+    torch.multiprocessing.spawn(
+        sample_in_one_of_two_processes,
+        (url, str(tmp_path / "model"), str(folder), PROMPTS, sampling),
+        nprocs=2,
+    )
+    names = [body["lora_name"] for body in stand_in.bodies("/v1/load_lora_adapter")]
+    assert len(names) == 2, "one at the start and one at the sync, by one of the processes"
+    asked = stand_in.bodies("/v1/completions")
+    assert {body["model"] for body in asked} == {names[1]}
+    assert sorted(body["prompt"] for body in asked) == sorted(PROMPTS)
+    # what a process got is what anyone gets who asks for that model, prompt and seed
+    for rank in range(2):
+        mine = PROMPTS[rank::2]
+        alone = [Server(url).complete(names[1], prompt, sampling, STOP) for prompt in mine]
+        assert json.loads((folder / f"{rank}.json").read_text()) == tokens(alone)
 
 
 # ---- weights by NCCL, through TRL's client --------------------------------------------------------------

@@ -14,11 +14,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+import torch.distributed as dist
+from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
+
+from rlhf.engine.backbone import Backbone
+from rlhf.engine.generation import Sampling
+from rlhf.engine.vllm_rollouts import ServerEngine
 
 BASE = "base"
 
@@ -204,3 +210,20 @@ def serving(stand_in: StandIn) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def sample_in_one_of_two_processes(
+    rank: int, url: str, model: str, folder: str, prompts: list[list[int]], sampling: Sampling
+) -> None:
+    """Sample every second prompt after one more sync, and write the token ids to `rank.json`."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    backbone = Backbone.load(model, dtype=torch.float32)
+    backbone.add_adapter("policy", LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    engine = ServerEngine(backbone, "policy", stop_ids={2, 3, 4}, url=url, exchange_folder=Path(folder) / "exchange")
+    generator = torch.Generator().manual_seed(7)
+    for parameter in backbone.adapter_parameters("policy").values():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    engine.sync()
+    samples = engine.sample(prompts[rank::2], sampling)
+    (Path(folder) / f"{rank}.json").write_text(json.dumps([[s.token_ids for s in row] for row in samples]))
+    dist.destroy_process_group()
