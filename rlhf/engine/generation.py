@@ -1,48 +1,30 @@
-"""Sampling from the policy: merged weights, one prefill per prompt, finished rows dropped.
-
-The sampler runs on a copy of the backbone into which the policy's adapter is merged, because merging into and
-out of a bfloat16 backbone in place would drift it. Weights that no adapter touches are shared with the
-backbone, not copied.
-"""
+"""Sampling from the policy: one prefill per prompt, finished rows dropped, a sample decided by its own seed."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from rlhf.engine.backbone import Backbone, gathered
+from rlhf.engine.decoding import (
+    IMPLEMENTATION,
+    CacheDecoder,
+    Decoder,
+    SharedPromptDecoder,
+    attention_of,
+    shares_prompts,
+)
+from rlhf.engine.merged import AdapterLinear, MergedCopy
+from rlhf.engine.packed_linears import packed_linears
+from rlhf.engine.sampling import Sampling, draw, uniforms
 
-COMPACT_SHARE = 0.25  # rows are dropped from the cache once this share of them has finished
+__all__ = ["MergedCopy", "Sample", "Sampler", "Sampling"]
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to sample.
-
-    Attributes:
-        num_samples: responses per prompt.
-        max_new_tokens: a response that has not ended by then is cut off.
-        temperature: logits are divided by it; 0 takes the likeliest token.
-        seed: with the prompt and the index of the sample it decides the sample.
-    """
-
-    num_samples: int = 1
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_samples < 1 or self.max_new_tokens < 1 or self.temperature < 0:
-            raise ValueError(
-                f"sampling is {self}: num_samples and max_new_tokens must be at least 1, temperature at least 0"
-            )
+STEPS_BETWEEN_CHECKS = 8  # on a GPU, which would have to wait to say who has finished
 
 
 @dataclass(frozen=True)
@@ -61,22 +43,33 @@ class Sample:
 
 
 class Sampler:
-    """Samples responses from a plain causal language model with a key-value cache.
+    """Samples responses from a plain causal language model.
 
     Args:
         model: the model that is sampled from.
         stop_ids: tokens that end a response.
-        pad_id: fills the left of shorter prompts; masked out.
+        pad_id: fills the left of shorter prompts where the model decodes through transformers' cache; masked out.
         max_rows: how many sequences are decoded side by side.
+        decode: gives the text of token ids; needed for stop strings.
     """
 
-    def __init__(self, model: PreTrainedModel, *, stop_ids: set[int], pad_id: int, max_rows: int = 64):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        stop_ids: set[int],
+        pad_id: int,
+        max_rows: int = 64,
+        decode: Callable[[list[int]], str] | None = None,
+    ):
         self.model = model.eval()
-        self.stop_ids = torch.tensor(sorted(stop_ids))
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.long)
         self.pad_id = pad_id
         self.max_rows = max_rows
+        self.decode = decode
+        self.shares_prompts = shares_prompts(model)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: str | None = None
     ) -> list[list[Sample]]:
@@ -91,161 +84,111 @@ class Sampler:
 
         Returns:
             For each prompt, in the order given, its samples.
+
+        Raises:
+            ValueError: stop strings are asked for, but the sampler cannot decode.
         """
+        if sampling.stop_strings and self.decode is None:
+            raise ValueError(f"stop_strings is {sampling.stop_strings}, which needs a Sampler with `decode`")
         results: list[list[Sample]] = [[] for _ in prompts]
         prompts_at_once = max(1, self.max_rows // sampling.num_samples)
         by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        with tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None) as bar:
+        with ExitStack() as stack:
+            bar = stack.enter_context(tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None))
+            if self.shares_prompts:
+                stack.enter_context(attention_of(self.model, IMPLEMENTATION))
+            if not any(isinstance(module, AdapterLinear) for module in self.model.modules()):  # made to save memory
+                stack.enter_context(packed_linears(self.model))
             for start in range(0, len(by_length), prompts_at_once):
                 chosen = by_length[start : start + prompts_at_once]
-                decoded = self._decode([prompts[index] for index in chosen], sampling)
+                samples = self._decode_batch([prompts[index] for index in chosen], sampling)
                 for index in chosen:
-                    results[index] = [next(decoded) for _ in range(sampling.num_samples)]
+                    results[index] = [next(samples) for _ in range(sampling.num_samples)]
                 bar.update(len(chosen))
         return results
 
-    def _decode(self, prompts: list[Sequence[int]], sampling: Sampling) -> Iterator[Sample]:
-        device, num_samples = self.model.device, sampling.num_samples
-        num_rows = len(prompts) * num_samples
-        uniforms = torch.stack([_uniforms(prompt, k, sampling) for prompt in prompts for k in range(num_samples)])
-        uniforms = uniforms.to(device)
-        tokens = torch.zeros(num_rows, sampling.max_new_tokens, dtype=torch.long, device=device)
-        logprobs = torch.zeros(num_rows, sampling.max_new_tokens, device=device)
-        lengths = torch.full((num_rows,), sampling.max_new_tokens, device=device)
-        finished = torch.zeros(num_rows, dtype=torch.bool, device=device)
-        stop_ids = self.stop_ids.to(device)
-
-        # 1. the prompts, once each; then their cache serves every sample
-        logits, cache, mask = self._prefill(prompts)
-        cache.batch_repeat_interleave(num_samples)
-        logits, mask = logits.repeat_interleave(num_samples, 0), mask.repeat_interleave(num_samples, 0)
-        rows = torch.arange(num_rows, device=device)  # which sample each row of the batch belongs to
+    def _decode_batch(self, prompts: list[Sequence[int]], sampling: Sampling) -> Iterator[Sample]:
+        batch = _Batch(prompts, sampling, self.stop_ids.to(self.model.device))
+        decoder = self._decoder(prompts, sampling)
+        # 1. the prompts, once each
+        logits = decoder.read_prompts()
         for step in range(sampling.max_new_tokens):
             # 2. draw one token per row
-            drawn, drawn_logprobs = _draw(logits, uniforms[rows, step], sampling.temperature)
-            live = ~finished[rows]
-            tokens[rows[live], step] = drawn[live]
-            logprobs[rows[live], step] = drawn_logprobs[live]
-            ended = live & torch.isin(drawn, stop_ids)
-            lengths[rows[ended]] = step + 1
-            finished[rows[ended]] = True
-            if step + 1 == sampling.max_new_tokens or bool(finished.all()):
+            drawn = batch.draw(logits, step)
+            if self.decode is not None and sampling.stop_strings:
+                batch.end_at_strings(step, sampling.stop_strings, self.decode)
+            if step + 1 == sampling.max_new_tokens:
                 break
             # 3. drop rows that have ended, then one step for the others
-            live = ~finished[rows]
-            if live.float().mean() <= 1 - COMPACT_SHARE:
-                keep = live.nonzero().squeeze(-1)
-                rows, drawn, mask = rows[keep], drawn[keep], mask[keep]
-                cache.batch_select_indices(keep)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            output = self.model(
-                input_ids=drawn[:, None],
-                attention_mask=mask,
-                position_ids=mask.sum(dim=1, keepdim=True) - 1,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = output.logits[:, -1]
-        for row in range(num_rows):
-            length = int(lengths[row])
-            yield Sample(tokens[row, :length].tolist(), logprobs[row, :length].tolist(), bool(finished[row]))
+            if self.model.device.type == "cpu" or (step + 1) % STEPS_BETWEEN_CHECKS == 0:
+                order = batch.drop_finished()
+                if not order:
+                    break
+                if len(order) < len(drawn):
+                    decoder.keep(order)
+                    drawn = drawn[torch.tensor(order, device=drawn.device)]
+            logits = decoder.step(drawn)
+        return batch.samples()
 
-    def _prefill(self, prompts: list[Sequence[int]]) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
-        longest = max(len(prompt) for prompt in prompts)
-        padded = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.model.device)
-        mask = (torch.arange(longest, device=lengths.device) >= longest - lengths[:, None]).long()
-        output = self.model(
-            input_ids=torch.tensor(padded, device=lengths.device),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1], output.past_key_values, mask
+    def _decoder(self, prompts: list[Sequence[int]], sampling: Sampling) -> Decoder:
+        if not self.shares_prompts:
+            return CacheDecoder(self.model, prompts, sampling.num_samples, self.pad_id)
+        return SharedPromptDecoder(self.model, prompts, sampling.num_samples, sampling.max_new_tokens)
 
 
-def _uniforms(prompt: Sequence[int], index: int, sampling: Sampling) -> torch.Tensor:
-    """`[max_new_tokens]` random numbers in [0, 1) that belong to one sample of one prompt."""
-    key = f"{sampling.seed}:{index}:{','.join(map(str, prompt))}"
-    digest = hashlib.sha256(key.encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.rand(sampling.max_new_tokens, generator=generator)
+class _Batch:
+    """What has been drawn for a batch of prompts.
 
-
-def _draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw from softmax(logits / temperature) by inverting its distribution function at `uniform`.
-
-    Args:
-        logits: `[rows, vocabulary]`.
-        uniform: `[rows]` in [0, 1).
-
-    Returns:
-        `[rows]` token ids and `[rows]` log-probabilities; at temperature 0 those of the distribution at 1.
-    """
-    log_probabilities = (logits.float() / (temperature or 1.0)).log_softmax(dim=-1)
-    if temperature == 0:
-        drawn = log_probabilities.argmax(dim=-1)
-    else:
-        cumulative = log_probabilities.exp().cumsum(dim=-1)
-        # scaled by the last entry, so that rounding of the sum never points past the vocabulary
-        drawn = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True).squeeze(-1)
-        drawn = drawn.clamp(max=logits.shape[-1] - 1)
-    return drawn, log_probabilities.gather(-1, drawn[:, None]).squeeze(-1)
-
-
-class MergedCopy:
-    """A plain model with one adapter of a backbone merged into it.
-
-    Make it before DeepSpeed takes the backbone, call `sync` after each update of the adapter.
-
-    Args:
-        backbone: whose adapter is followed.
-        adapter: its name.
+    Attributes:
+        tokens, logprobs: `[samples, max_new_tokens]`; what lies behind a sample's length means nothing.
+        lengths: `[samples]`.
+        finished: `[samples]` whether the sample ended by itself.
+        rows: `[rows]` the sample of each row that is still decoded.
     """
 
-    def __init__(self, backbone: Backbone, adapter: str):
-        self.backbone = backbone
-        self.adapter = adapter
-        self.model = _plain_copy(backbone, adapter)
-        self.sync()
+    def __init__(self, prompts: list[Sequence[int]], sampling: Sampling, stop_ids: torch.Tensor):
+        device, num_rows = stop_ids.device, len(prompts) * sampling.num_samples
+        self.sampling = sampling
+        self.stop_ids = stop_ids
+        each = [uniforms(prompt, index, sampling) for prompt in prompts for index in range(sampling.num_samples)]
+        self.uniforms = torch.stack(each).to(device)
+        self.tokens = torch.zeros(num_rows, sampling.max_new_tokens, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(num_rows, sampling.max_new_tokens, device=device)
+        self.lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self.finished = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        self.rows = torch.arange(num_rows, device=device)
 
-    @torch.no_grad()
-    def sync(self) -> None:
-        """Write base + scaling * B A into the copy, added in float32 and cast once."""
-        for name, layer in self.backbone.lora_layers().items():
-            if self.adapter not in layer.lora_A:
-                continue
-            base, a, b = layer.base_layer.weight, layer.lora_A[self.adapter].weight, layer.lora_B[self.adapter].weight
-            with gathered([base, a, b]):
-                added = (b @ a) * layer.scaling[self.adapter]
-                merged = base.to(a.dtype) + (added.T if layer.fan_in_fan_out else added)  # Conv1D keeps W^T
-                self.model.get_submodule(name).weight.copy_(merged)
+    def draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """Draw token `step` of every row from `[rows, vocabulary]` logits; rows that have finished draw in vain."""
+        if step < self.sampling.min_new_tokens:
+            logits = logits.index_fill(-1, self.stop_ids, -torch.inf)
+        drawn, logprobs = draw(logits, self.uniforms[self.rows, step], self.sampling.temperature)
+        self.tokens[self.rows, step] = drawn
+        self.logprobs[self.rows, step] = logprobs
+        finished = self.finished[self.rows]
+        self.lengths[self.rows] += ~finished
+        self.finished[self.rows] = finished | torch.isin(drawn, self.stop_ids)
+        return drawn
 
+    def end_at_strings(self, step: int, strings: tuple[str, ...], decode: Callable[[list[int]], str]) -> None:
+        """End rows whose text contains one of the strings since token `step`."""
+        for row in self.rows[~self.finished[self.rows]].tolist():
+            text = decode(self.tokens[row, : step + 1].tolist())
+            if any(string in text for string in strings):
+                self.finished[row] = True
 
-def _plain_copy(backbone: Backbone, adapter: str) -> PreTrainedModel:
-    """A model of the same class; touched weights get storage of their own, all others are shared."""
-    source = backbone.model
-    config = copy.deepcopy(source.config)
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        plain = type(source)(config)
-    layers = backbone.lora_layers()
-    tensors = dict(source.named_parameters(remove_duplicate=False)) | dict(source.named_buffers())
-    for name, module in plain.named_modules():
-        source_name = f"{name}.base_layer" if name in layers else name
-        own = name in layers and adapter in layers[name].lora_A
-        for key, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            original = tensors[f"{source_name}.{key}" if source_name else key]
-            with gathered([original]):
-                # what ZeRO-3 has partitioned is whole inside this block only
-                keep = hasattr(original, "ds_id") or (own and key == "weight")
-                tensor = original.detach().clone() if keep else original.detach()
-            if isinstance(value, nn.Parameter):
-                module.register_parameter(key, nn.Parameter(tensor, requires_grad=False))
-            else:
-                module.register_buffer(key, tensor, persistent=key not in module._non_persistent_buffers_set)
-    plain.tie_weights()
-    if source.generation_config is not None:
-        plain.generation_config = copy.deepcopy(source.generation_config)
-    return plain.eval()
+    def drop_finished(self) -> list[int]:
+        """Leave finished rows out; the order of the others, where rows from the end take the places left free."""
+        live = (~self.finished[self.rows]).tolist()
+        order = list(range(sum(live)))
+        behind = iter(row for row in range(len(order), len(live)) if live[row])
+        order = [row if live[row] else next(behind) for row in order]
+        if len(order) < len(live):
+            self.rows = self.rows[torch.tensor(order, dtype=torch.long, device=self.rows.device)]
+        return order
+
+    def samples(self) -> Iterator[Sample]:
+        """Each sample, in the order of prompts and indices."""
+        columns = (self.tokens.tolist(), self.logprobs.tolist(), self.lengths.tolist(), self.finished.tolist())
+        for tokens, logprobs, length, finished in zip(*columns, strict=True):
+            yield Sample(tokens[:length], logprobs[:length], finished)

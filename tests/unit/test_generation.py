@@ -1,17 +1,36 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import GenerationConfig, LlamaConfig
+from transformers import (
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GenerationConfig,
+    GPT2Config,
+    GptOssConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from rlhf.engine import generation
 from rlhf.engine.backbone import POLICY, REFERENCE, Backbone
+from rlhf.engine.decoding import SharedPromptDecoder
 from rlhf.engine.generation import MergedCopy, Sample, Sampler, Sampling
+from rlhf.engine.packed_linears import packed_linears
 from rlhf.engine.packing import Group, pack
+from rlhf.engine.sampling import draw
 
 PROMPTS = [[5, 9, 13, 7, 22], [33, 34], [20, 21, 22, 23, 24, 25, 26], [40], [50, 51, 52]]
 STOP = {2, 3, 4}
@@ -164,7 +183,7 @@ def test_sampling_frequencies_match_the_softmax(tiny_model, temperature) -> None
 def test_a_token_of_probability_0_is_never_drawn(uniform) -> None:
     logits = torch.randn(200, 1000, generator=torch.Generator().manual_seed(0))
     logits[:, [0, 1, 500, -2, -1]] = -math.inf
-    drawn, logprobs = generation._draw(logits, torch.full((200,), uniform), 1.0)
+    drawn, logprobs = draw(logits, torch.full((200,), uniform), 1.0)
     assert logprobs.isfinite().all()
     assert (logits.gather(1, drawn[:, None]) > -math.inf).all()
 
@@ -187,10 +206,164 @@ def test_second_tokens_follow_the_softmax_after_the_first(tiny_model) -> None:
     assert chi_square < 37.7  # 15 degrees of freedom: once in a thousand draws
 
 
-@pytest.mark.parametrize("settings", [{"num_samples": 0}, {"max_new_tokens": 0}, {"temperature": -0.1}])
+REFUSED = [
+    {"num_samples": 0},
+    {"max_new_tokens": 0},
+    {"temperature": -0.1},
+    {"min_new_tokens": -1},
+    {"min_new_tokens": 65},
+    {"stop_strings": "text"},
+    {"stop_strings": ("",)},
+]
+
+
+@pytest.mark.parametrize("settings", REFUSED)
 def test_sampling_that_cannot_be_is_refused(settings) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Sampling(**settings)
+
+
+# ---- architectures --------------------------------------------------------------------------------------
+
+WIDE = {"num_hidden_layers": 2, "head_dim": 8}
+LONG = [[5, 9, 13, 7, 22, 8, 30, 11], [33, 34], [20, 21, 22, 23, 24]]
+ARCHITECTURES = [
+    pytest.param(LlamaConfig, {}, id="llama"),
+    pytest.param(Qwen2Config, {}, id="qwen2"),
+    pytest.param(Qwen3Config, WIDE, id="qwen3"),
+    pytest.param(GemmaConfig, WIDE, id="gemma"),
+    pytest.param(
+        Gemma2Config,
+        WIDE | {"sliding_window": 6, "attn_logit_softcapping": 1.5, "query_pre_attn_scalar": 8},
+        id="gemma2-softcap-window",
+    ),
+    pytest.param(
+        Gemma3TextConfig,
+        WIDE
+        | {
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 8,
+        },
+        id="gemma3-window",
+    ),
+    pytest.param(MistralConfig, {"sliding_window": 6}, id="mistral-window"),
+    pytest.param(MistralConfig, {"sliding_window": None}, id="mistral"),
+    pytest.param(PhiConfig, {}, id="phi"),
+    pytest.param(Phi3Config, {}, id="phi3"),
+    pytest.param(GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, id="gpt2"),
+    pytest.param(GptOssConfig, WIDE | {"num_local_experts": 4, "num_experts_per_tok": 2}, id="gpt-oss-sinks"),
+    pytest.param(FalconConfig, {"new_decoder_architecture": True, "num_kv_heads": 2}, id="falcon-own-cache"),
+]
+OWN_CACHE = {"FalconForCausalLM"}
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["growing", "fixed-shapes"])
+@pytest.mark.parametrize("config, settings", ARCHITECTURES)
+def test_decoded_logprobs_equal_those_of_a_plain_forward(
+    tiny_model, response_logprobs, monkeypatch, config, settings, fixed
+) -> None:
+    attention = "eager" if config in (Gemma2Config, GptOssConfig) else "sdpa"  # SDPA leaves soft-capping out
+    model = tiny_model(config, attention=attention, **settings)
+    tested = sampler(model, stop_ids=set(range(2, 14)))
+    assert tested.shares_prompts == (type(model).__name__ not in OWN_CACHE)
+    if fixed:
+        monkeypatch.setattr(generation, "SharedPromptDecoder", partial(SharedPromptDecoder, fixed=True))
+    sampled = tested.sample(LONG, Sampling(num_samples=3, max_new_tokens=12, temperature=4.0, seed=1))
+    assert len({len(sample.token_ids) for sample in flat(sampled)}) > 2, "rows must be dropped while others go on"
+    for prompt, samples in zip(LONG, sampled, strict=True):
+        for sample in samples:
+            expected = response_logprobs(model, prompt, sample.token_ids, temperature=4.0)
+            torch.testing.assert_close(torch.tensor(sample.logprobs), expected, rtol=0, atol=1e-4)
+    assert model.config._attn_implementation == attention
+
+
+def test_the_cache_of_transformers_gives_the_same_samples(model) -> None:
+    sampling = Sampling(num_samples=3, max_new_tokens=12, seed=1)
+    other = sampler(model)
+    other.shares_prompts = False
+    for one, same in zip(flat(other.sample(LONG, sampling)), flat(sampler(model).sample(LONG, sampling)), strict=True):
+        assert (one.token_ids, one.finished) == (same.token_ids, same.finished)
+        assert one.logprobs == pytest.approx(same.logprobs, abs=1e-5)
+
+
+def test_what_finished_rows_leave_behind_changes_no_other_row(model, monkeypatch) -> None:
+    sampling = Sampling(num_samples=4, max_new_tokens=16, seed=2)
+    dropped = sampler(model).sample(PROMPTS, sampling)
+    monkeypatch.setattr(generation._Batch, "drop_finished", lambda batch: list(range(len(batch.rows))))
+    kept = sampler(model).sample(PROMPTS, sampling)
+    for one, same in zip(flat(dropped), flat(kept), strict=True):
+        assert (one.token_ids, one.finished) == (same.token_ids, same.finished)
+        assert one.logprobs == pytest.approx(same.logprobs, abs=1e-5)
+
+
+def test_bfloat16_layers_laid_out_for_decoding_multiply_alike_and_are_put_back(tiny_model) -> None:
+    model = tiny_model(dtype=torch.bfloat16)
+    ids = torch.tensor([[5, 9, 13]])
+    with torch.no_grad():
+        before = model(ids).logits
+        with packed_linears(model):
+            inside = model(ids).logits
+        after = model(ids).logits
+    assert after.equal(before)
+    assert (inside - before).abs().max() < 0.05 * before.abs().max()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_bfloat16_samples_are_those_of_every_run(tiny_model) -> None:
+    model = tiny_model(dtype=torch.bfloat16)
+    sampling = Sampling(num_samples=3, max_new_tokens=12)
+    assert sampler(model).sample(PROMPTS, sampling) == sampler(model).sample(PROMPTS, sampling)
+
+
+# ---- limits of a response -------------------------------------------------------------------------------
+
+
+def test_a_response_cannot_stop_before_min_new_tokens(model, response_logprobs) -> None:
+    free = flat(sampler(model).sample(PROMPTS, Sampling(num_samples=8, max_new_tokens=16)))
+    held = flat(sampler(model).sample(PROMPTS, Sampling(num_samples=8, max_new_tokens=16, min_new_tokens=6)))
+    assert min(len(sample.token_ids) for sample in free) < 6
+    assert min(len(sample.token_ids) for sample in held) >= 6
+    assert any(sample.finished for sample in held)
+    for one, other in zip(free, held, strict=True):
+        if len(one.token_ids) > 6:  # the same numbers, but other tokens share the weight of the stop tokens
+            continue
+        assert STOP.isdisjoint(other.token_ids[:6])
+
+
+def test_before_min_new_tokens_logprobs_are_those_of_the_tokens_that_are_left(model) -> None:
+    prompt = PROMPTS[0]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+    logits[sorted(STOP)] = -math.inf
+    expected = logits.log_softmax(dim=-1)
+    for sample in sampler(model).sample([prompt], Sampling(num_samples=5, max_new_tokens=1, min_new_tokens=1))[0]:
+        assert sample.logprobs[0] == pytest.approx(float(expected[sample.token_ids[0]]), abs=1e-5)
+
+
+def spell(ids: list[int]) -> str:
+    return " ".join(map(str, ids)) + " "
+
+
+def test_a_response_ends_with_the_token_that_completes_a_stop_string(model) -> None:
+    sampling = Sampling(num_samples=6, max_new_tokens=16)
+    free = flat(sampler(model).sample(PROMPTS, sampling))
+    pair = next(sample.token_ids[3:5] for sample in free if len(sample.token_ids) > 8)
+    strings = (spell(pair), "no such text")
+    ended = flat(sampler(model, decode=spell).sample(PROMPTS, dataclasses.replace(sampling, stop_strings=strings)))
+    changed = 0
+    for one, other in zip(free, ended, strict=True):
+        places = [i for i in range(1, len(one.token_ids)) if spell(pair) in spell(one.token_ids[: i + 1])]
+        expected = one.token_ids[: places[0] + 1] if places else one.token_ids
+        changed += expected != one.token_ids
+        assert other.token_ids == expected
+        assert other.finished == (one.finished or bool(places))
+    assert changed
+
+
+def test_stop_strings_without_a_decoder_are_refused(model) -> None:
+    with pytest.raises(ValueError, match="stop_strings"):
+        sampler(model).sample(PROMPTS, Sampling(stop_strings=("x",)))
 
 
 # ---- the merged copy ------------------------------------------------------------------------------------
@@ -277,3 +450,35 @@ def test_merged_copy_keeps_scaled_positions(tiny_model, fill_adapter, response_l
     torch.testing.assert_close(
         response_logprobs(merged, prompt, response), response_logprobs(plain, prompt, response), rtol=0, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "config, settings, targets",
+    [
+        (LlamaConfig, {}, ["q_proj", "down_proj"]),
+        (GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, ["c_attn", "c_proj"]),
+    ],
+    ids=["llama", "gpt2-transposed"],
+)
+def test_unmerged_decoding_equals_merged(tiny_model, fill_adapter, config, settings, targets) -> None:
+    backbone = Backbone(tiny_model(config, **settings))
+    backbone.add_adapter("policy", LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    merged = MergedCopy(backbone, "policy")
+    unmerged = MergedCopy(backbone, "policy", merged=False)
+    fill_adapter(backbone, "policy")  # after the copies were made, as in training
+    for copy in (merged, unmerged):
+        copy.sync()
+    sampling = Sampling(num_samples=3, max_new_tokens=10)
+    ours, expected = (flat(sampler(copy.model).sample(PROMPTS, sampling)) for copy in (unmerged, merged))
+    base = flat(sampler(tiny_model(config, **settings)).sample(PROMPTS, sampling))
+    assert [s.token_ids for s in ours] == [s.token_ids for s in expected] != [s.token_ids for s in base]
+    for one, same in zip(ours, expected, strict=True):
+        assert one.logprobs == pytest.approx(same.logprobs, abs=1e-4)
+
+
+def test_an_unmerged_copy_has_no_weight_of_its_own(tiny_model) -> None:
+    backbone = Backbone(tiny_model())
+    backbone.add_adapter("policy", lora())
+    unmerged = MergedCopy(backbone, "policy", merged=False).model
+    originals = {parameter.data_ptr() for parameter in backbone.model.parameters()}
+    assert {parameter.data_ptr() for parameter in unmerged.parameters()} == originals
