@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig
 from transformers import TrainingArguments
 
+from rlhf.engine.quantization import check_quantization
 from rlhf.training.tracking import check_tracker
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
@@ -85,8 +86,19 @@ class StageArguments(ModelArguments, TrainingArguments):
     learning_rate: float = field(default=1e-4, metadata={"help": "Usually 1e-5 to 3e-4 with LoRA."})
     # a constant rate lets a run be extended by a larger --max_steps without changing what came before
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the learning rate."})
-    per_device_train_batch_size: int = field(default=4, metadata={"help": "Prompts per forward pass and process."})
-    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Prompts per forward pass in evaluation."})
+    per_device_train_batch_size: int = field(default=4, metadata={"help": "Prompts per batch and process."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Prompts per batch in evaluation."})
+    micro_batch_tokens: int = field(
+        default=0,
+        metadata={
+            "help": "Tokens, prompts and responses together, of one forward and backward pass of a process; a larger "
+            "batch is split, with the same result. 0: what fits into memory."
+        },
+    )
+    quantization: str = field(
+        default="none",
+        metadata={"help": "Bits of the frozen weights: none, int8 or nf4 (needs the extra `quantization`)."},
+    )
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training data."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between logged rows."})
     save_steps: float = field(default=50, metadata={"help": "Steps between checkpoints."})
@@ -104,6 +116,9 @@ class StageArguments(ModelArguments, TrainingArguments):
         if self.hub_token is not None:
             raise ValueError("hub_token is not taken here, where others can read it: set HF_TOKEN in the environment")
         self.check_model_arguments()
+        if self.micro_batch_tokens < 0:
+            raise ValueError(f"micro_batch_tokens is {self.micro_batch_tokens}: it must be at least 0")
+        check_quantization(self.quantization)
         check_tracker(self.report_to)
         # the Trainer's own trackers stay off; ours follows the run folder
         self.tracker, self.report_to = self.report_to, "none"

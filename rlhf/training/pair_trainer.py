@@ -13,6 +13,7 @@ from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison
 from rlhf.evaluation.metrics import Estimate, bootstrap_mean
 from rlhf.training.examples import PairBatch, RankedGroup, collate_pairs
+from rlhf.training.passes import token_passes
 from rlhf.training.trainer import RoleTrainer
 
 SAMPLED_EXAMPLES = 16  # comparisons shown with their scores
@@ -24,7 +25,8 @@ class PairTrainer(RoleTrainer, ABC):
     loss_is_scaled_for_ga = True
 
     def __init__(self, *positional: Any, **trainer_arguments: Any):
-        super().__init__(*positional, data_collator=collate_pairs, **trainer_arguments)
+        # a batch is packed when the passes that it takes are known
+        super().__init__(*positional, data_collator=list, **trainer_arguments)
 
     @abstractmethod
     def pair_losses(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
@@ -33,6 +35,27 @@ class PairTrainer(RoleTrainer, ABC):
     @abstractmethod
     def response_scores(self, batch: PairBatch) -> torch.Tensor:
         """`[responses]` numbers that should put the chosen response of a pair first."""
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: list[RankedGroup],
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Forward and backward of one batch, in passes of at most `micro_batch_tokens`; returns its loss."""
+        model.train()
+        lengths = [example.group.num_tokens for example in inputs]
+        (passes,) = self.agreed_passes([lengths])
+        losses = []
+        shortest = min(range(len(inputs)), key=lengths.__getitem__)
+        for indices in self.in_passes(model, passes):
+            self._records = bool(indices)  # a pass without groups of its own counts nothing and is not seen
+            batch = self._prepare_inputs(collate_pairs([inputs[index] for index in indices or [shortest]]))
+            loss = self.compute_loss(model, batch, num_items_in_batch=num_items_in_batch) * float(self._records)
+            self.backward(loss)
+            losses.append(loss.detach())
+        self._records = True
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,
@@ -47,16 +70,17 @@ class PairTrainer(RoleTrainer, ABC):
         # processes average their gradients, so each multiplies its share of the sum by their number
         return total * self.accelerator.num_processes / num_items_in_batch
 
-    def _get_num_items_in_batch(self, batch_samples: list[PairBatch], device: torch.device) -> torch.Tensor:
-        count = torch.tensor(sum(batch.packed.num_groups for batch in batch_samples), device=device)
+    def _get_num_items_in_batch(self, batch_samples: list[list[RankedGroup]], device: torch.device) -> torch.Tensor:
+        count = torch.tensor(sum(len(batch) for batch in batch_samples), device=device)
         return self.accelerator.reduce(count, reduction="sum")
 
     def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:
         return inputs.to(self.args.device)
 
-    def floating_point_ops(self, inputs: PairBatch) -> int:
+    def floating_point_ops(self, inputs: list[RankedGroup]) -> int:
         """Forward and backward of adapters on a frozen backbone: 4 operations per weight and token."""
-        return 4 * sum(p.numel() for p in self.backbone.model.parameters()) * inputs.packed.input_ids.numel()
+        num_tokens = sum(example.group.num_tokens for example in inputs)
+        return 4 * sum(p.numel() for p in self.backbone.model.parameters()) * num_tokens
 
     def accuracy(self, examples: Sequence[RankedGroup]) -> Estimate:
         """Share of pairs scored the right way round, a tie counting one half, with an interval by prompt."""
@@ -90,6 +114,9 @@ class PairTrainer(RoleTrainer, ABC):
         size = self.args.per_device_eval_batch_size
         starts = range(0, len(examples), size)
         for start in tqdm(starts, desc=label, unit="batch", disable=not self.is_world_process_zero()):
-            chunk = examples[start : start + size]
-            batch = collate_pairs(chunk).to(self.args.device)
-            yield chunk, batch, self.response_scores(batch).float()
+            batch_examples = examples[start : start + size]
+            lengths = [example.group.num_tokens for example in batch_examples]
+            for indices in token_passes(lengths, self.args.micro_batch_tokens):
+                chunk = [batch_examples[index] for index in indices]
+                batch = collate_pairs(chunk).to(self.args.device)
+                yield chunk, batch, self.response_scores(batch).float()

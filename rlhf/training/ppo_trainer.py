@@ -112,7 +112,7 @@ class PPOTrainer(RoleTrainer):
         return self._end_training()
 
     def sample_rollout(self, prompts: Sequence[Comparison]) -> list[RolloutBatch]:
-        """Phase 1: sample responses and pack them, `per_device_train_batch_size` prompts to a batch."""
+        """Phase 1: sample responses and pack them, at most `per_device_train_batch_size` prompts to a batch."""
         args = self.args
         # every step draws anew; a sample depends on seed, step, prompt and index, not on the number of processes
         sampling = Sampling(
@@ -137,8 +137,18 @@ class PPOTrainer(RoleTrainer):
             )
             for prompt, ids, samples in zip(prompts, encoded, sampled, strict=True)
         ]
-        size = args.per_device_train_batch_size
-        return [pack_rollout(groups[i : i + size], args.device) for i in range(0, len(groups), size)]
+        return [pack_rollout(batch, args.device) for batch in self._split(groups)]
+
+    def _split(self, groups: Sequence[SampledGroup]) -> list[list[SampledGroup]]:
+        """Batches of `per_device_train_batch_size` prompts, each in passes of at most `micro_batch_tokens`."""
+        size = self.args.per_device_train_batch_size
+        batches = [groups[start : start + size] for start in range(0, len(groups), size)]
+        passes = self.agreed_passes([[sampled.group.num_tokens for sampled in batch] for batch in batches])
+        return [
+            [batch[index] for index in indices]
+            for batch, split in zip(batches, passes, strict=True)
+            for indices in split
+        ]
 
     @torch.no_grad()
     def measure(self, rollout: list[RolloutBatch]) -> None:
@@ -213,26 +223,31 @@ class PPOTrainer(RoleTrainer):
 
     def update(self, model: torch.nn.Module, rollout: list[RolloutBatch]) -> None:
         """Phase 4: `num_ppo_epochs` passes of `num_mini_batches` optimiser steps each."""
-        accumulation = self.args.gradient_accumulation_steps
-        minibatches = [rollout[i : i + accumulation] for i in range(0, len(rollout), accumulation)]
+        minibatches = self._minibatches(rollout)
         shuffle = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
         for epoch in range(self.args.num_ppo_epochs):
             for position, index in enumerate(torch.randperm(len(minibatches), generator=shuffle).tolist()):
                 self._optimizer_step(model, minibatches[index], is_first=epoch == position == 0)
 
+    def _minibatches(self, rollout: list[RolloutBatch]) -> list[list[RolloutBatch]]:
+        """Consecutive passes that hold `prompts_per_minibatch` prompts together."""
+        minibatches: list[list[RolloutBatch]] = []
+        num_prompts = 0
+        for batch in rollout:
+            if num_prompts % self.args.prompts_per_minibatch == 0:
+                minibatches.append([])
+            minibatches[-1].append(batch)
+            num_prompts += batch.packed.num_groups
+        return minibatches
+
     def _optimizer_step(self, model: torch.nn.Module, minibatch: list[RolloutBatch], *, is_first: bool) -> None:
         model.train()
         num_tokens = self._sum_over_processes(sum(len(batch.packed.target_ids) for batch in minibatch))
-        for position, batch in enumerate(minibatch):
-            is_last = position == len(minibatch) - 1
-            self.accelerator.gradient_state._set_sync_gradients(is_last)
-            waits = not is_last and not self.is_deepspeed_enabled
-            with self.accelerator.no_sync(model) if waits else contextlib.nullcontext():
-                total = self._loss_sum(model, batch, is_first=is_first)
-                self.check_finite("loss", total)
-                # processes average their gradients, so each multiplies its share of the sum by their number
-                loss = total * self.accelerator.num_processes / num_tokens
-                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+        for batch in self.in_passes(model, minibatch):
+            total = self._loss_sum(model, batch, is_first=is_first)
+            self.check_finite("loss", total)
+            # processes average their gradients, so each multiplies its share of the sum by their number
+            self.backward(total * self.accelerator.num_processes / num_tokens)
         grad_norm = self._clip_grad_norm(model) if self.args.max_grad_norm > 0 else None
         self.stop_unless_finite()
         self.optimizer.step()

@@ -6,13 +6,14 @@ DeepSpeed, accumulation, clipping, schedules, trackers and flags are the Trainer
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl
@@ -28,10 +29,13 @@ from rlhf.engine.adapters import (
 from rlhf.engine.backbone import Backbone
 from rlhf.training import checkpoints
 from rlhf.training.arguments import StageArguments
+from rlhf.training.passes import split_further, token_passes
 from rlhf.training.run_folder import RunFolder
 
 SCHEDULE_FILE = "schedule.json"
 STAGE_STATE_FILE = "stage_state.json"
+
+Pass = TypeVar("Pass")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class RoleTrainer(Trainer):
         self.run = run
         self._staging: Path | None = None
         self._recorded: dict[str, list[torch.Tensor]] = {}
+        self._records = True
         self._unchecked: list[tuple[str, torch.Tensor]] = []
         super().__init__(model=backbone, args=args, **trainer_arguments)
         self.add_callback(_CheckBeforeStep(self))
@@ -82,10 +87,58 @@ class RoleTrainer(Trainer):
         """The model without what accelerate or DeepSpeed wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
 
+    # ---- passes -----------------------------------------------------------------------------------------
+
+    def agreed_passes(self, batches: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+        """Split batches into passes of at most `micro_batch_tokens`, as many of each batch in every process.
+
+        ZeRO-3 gathers weights in every pass and DDP averages gradients in the last, so the process whose batch needs
+        most passes decides for all.
+
+        Args:
+            batches: for each batch the tokens of its groups; as many batches in every process.
+
+        Returns:
+            For each batch its passes, each with the indices of its groups: none of them in the passes that a batch
+            of few groups runs only because other processes do.
+        """
+        limit = self.args.micro_batch_tokens
+        passes = [token_passes(lengths, limit) for lengths in batches]
+        counts = torch.tensor([len(split) for split in passes], device=self.args.device)
+        if limit and self.accelerator.num_processes > 1:
+            counts = self.accelerator.gather(counts).view(-1, len(batches)).amax(dim=0)
+        agreed = []
+        for split, lengths, count in zip(passes, batches, counts.tolist(), strict=True):
+            split = split_further(split, lengths, count)
+            agreed.append([*split, *([] for _ in range(count - len(split)))])
+        return agreed
+
+    def in_passes(self, model: torch.nn.Module, passes: Sequence[Pass]) -> Iterator[Pass]:
+        """Yield the passes of a batch; run forward and backward of each before the next is taken.
+
+        Gradients add up in each process. They meet those of other processes in the last pass, if the batch is the
+        last of its optimiser step: `gradient_state.sync_gradients` says so when the first is taken.
+        """
+        gradient_state = self.accelerator.gradient_state
+        ends_step = gradient_state.sync_gradients
+        for position, one in enumerate(passes):
+            is_last = position == len(passes) - 1
+            gradient_state._set_sync_gradients(ends_step and is_last)
+            waits = not is_last and not self.is_deepspeed_enabled
+            with self.accelerator.no_sync(model) if waits else contextlib.nullcontext():
+                yield one
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss that is already divided by what the whole step counts."""
+        # DeepSpeed would divide by gradient_accumulation_steps once more
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+
     # ---- logging ----------------------------------------------------------------------------------------
 
     def record(self, **values: torch.Tensor) -> None:
         """Add values to the next logged row, where each name shows its mean; they stay on the device until then."""
+        if not self._records:
+            return
         for name, value in values.items():
             value = value.detach().to(self.args.device, torch.float64)
             total = torch.stack([value.sum(), value.new_tensor(value.numel())])

@@ -69,9 +69,9 @@ def backbone(tiny_model, fill_adapter, tmp_path) -> Backbone:
 
 
 def our_loss(trainer, margins=(0.0, 0.0, 0.0), rows=slice(None)) -> torch.Tensor:
-    batch = collate_pairs(examples(list(margins))[rows])
+    batch = examples(list(margins))[rows]
     count = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
-    return trainer.compute_loss(trainer.model, batch, num_items_in_batch=count)
+    return trainer.compute_loss(trainer.model, collate_pairs(batch), num_items_in_batch=count)
 
 
 # ---- DPO ------------------------------------------------------------------------------------------------
