@@ -11,7 +11,7 @@ from rlhf.engine.packing import PackedBatch
 
 # One more call of a kernel costs about as much as this many pairs of a query and a key; measured on a CPU with 9
 # heads of 64. Segments share a call where padding them to one length costs less.
-PAIRS_PER_CALL = 2000
+PAIRS_PER_CALL = 500
 
 
 @dataclass(frozen=True)

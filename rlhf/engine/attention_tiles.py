@@ -58,18 +58,34 @@ def bucketed_attention(
         # the CPU kernel's backward is 2 to 3 times as slow in bfloat16 as in float32, and its forward no faster
         query, key, value = query.float(), key.float(), value.float()
     lengths = [segment.length for segment in segments]
+    if len(set(lengths)) == len(buckets) == 1 and buckets[0].prefix_length == 0:
+        # nothing to cut out or to put together
+        rows = (tensor.unflatten(0, (len(segments), -1)) for tensor in (query, key, value))
+        return _attend(*rows, buckets[0], softmax, sliding_window).flatten(0, 1).to(dtype)
     parts = [tensor.split(lengths) for tensor in (query, key, value)]
     outputs: dict[int, torch.Tensor] = {}
     for bucket in buckets:
         q = torch.stack([_padded(parts[0][i], bucket.length) for i in bucket.members])
         k, v = (_keys(part, segments, bucket) for part in parts[1:])
-        mask = _mask(bucket, sliding_window, query.device)
-        attend = _fused if softmax.is_plain else _as_written
-        output = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, softmax).transpose(1, 2)
+        output = _attend(q, k, v, bucket, softmax, sliding_window)
         for number, row in zip(bucket.members, output.unbind(0), strict=True):
             outputs[number] = row[: segments[number].length]
     # split and cat rather than assignment into slices: their backward copies each element once
     return torch.cat([outputs[number] for number in range(len(segments))]).to(dtype)
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bucket: Bucket,
+    softmax: Softmax,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """One bucket: `[members, queries, heads, head_dim]` and keys likewise to the shape of the queries."""
+    mask = _mask(bucket, sliding_window, query.device)
+    attend = _fused if softmax.is_plain else _as_written
+    return attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask, softmax).transpose(1, 2)
 
 
 def _padded(part: torch.Tensor, length: int) -> torch.Tensor:
