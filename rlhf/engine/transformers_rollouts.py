@@ -35,7 +35,7 @@ class TransformersEngine:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: str | None = None
     ) -> list[list[Sample]]:
         """Sample batch by batch, shorter prompts first; the generators of the process are left as they were."""
-        if getattr(sampling, "stop_strings", ()):
+        if sampling.stop_strings:
             raise ValueError("stop_strings need --rollout_engine native or vllm: this engine ends at tokens only")
         results: list[list[Sample]] = [[] for _ in prompts]
         prompts_at_once = max(1, self.max_rows // sampling.num_samples)
@@ -65,7 +65,7 @@ class TransformersEngine:
             **({} if greedy else {"top_k": 0, "top_p": 1.0}),
             num_return_sequences=num_drawn,
             max_new_tokens=sampling.max_new_tokens,
-            min_new_tokens=getattr(sampling, "min_new_tokens", 0) or None,
+            min_new_tokens=sampling.min_new_tokens or None,
             eos_token_id=sorted(self.stop_ids) or None,
             pad_token_id=self.pad_id,
         )

@@ -105,8 +105,8 @@ def sampling_parameters(prompt: Sequence[int], sampling: Sampling, stop_ids: set
     return {
         "n": sampling.num_samples if sampling.temperature > 0 else 1,  # vLLM refuses several equal ones
         "max_tokens": sampling.max_new_tokens,
-        "min_tokens": getattr(sampling, "min_new_tokens", 0),
-        "stop": list(getattr(sampling, "stop_strings", ())),
+        "min_tokens": sampling.min_new_tokens,
+        "stop": list(sampling.stop_strings),
         "temperature": sampling.temperature,
         "top_p": 1.0,
         "top_k": 0,

@@ -101,10 +101,14 @@ def test_sync_takes_up_new_weights(tiny_model, fill_adapter, engine_class) -> No
     assert_sync_takes_up_new_weights(ours(engine_class, backbone), backbone, fill_adapter)
 
 
-def test_greedy_samples_agree_between_engines(tiny_model, fill_adapter, server, tmp_path) -> None:
-    backbone, sampling = policy(tiny_model, fill_adapter), Sampling(num_samples=2, max_new_tokens=16, temperature=0)
+@pytest.mark.parametrize("least", [0, 3])
+def test_greedy_samples_agree_between_engines(tiny_model, fill_adapter, server, tmp_path, least) -> None:
+    backbone = policy(tiny_model, fill_adapter)
+    sampling = Sampling(num_samples=2, max_new_tokens=32, temperature=0, min_new_tokens=least)
     expected = ours(NativeEngine, backbone).sample(PROMPTS, sampling)
-    assert len({len(sample.token_ids) for (sample, _) in expected}) > 1, "some must end early"
+    lengths = {len(sample.token_ids) for (sample, _) in expected}
+    assert len(lengths) > 1, "some must end early"
+    assert (min(lengths) > 3) == (least == 3), "the minimum must make a difference"
     for engine in (ours(TransformersEngine, backbone), over_http(server[1], backbone, tmp_path)):
         got = engine.sample(PROMPTS, sampling)
         assert tokens(got) == tokens(expected)
@@ -160,6 +164,18 @@ def test_generate_draws_by_seed_alone(tiny_model, fill_adapter) -> None:
     torch.manual_seed(1)
     assert engine.sample(PROMPTS, Sampling(max_new_tokens=6)) == first
     assert engine.sample(PROMPTS, Sampling(max_new_tokens=6, seed=1)) != first
+
+
+def test_generate_refuses_stop_strings(tiny_model, fill_adapter) -> None:
+    engine = ours(TransformersEngine, policy(tiny_model, fill_adapter))
+    with pytest.raises(ValueError, match="stop_strings need --rollout_engine native or vllm"):
+        engine.sample(PROMPTS, Sampling(stop_strings=("end",)))
+
+
+def test_stop_strings_reach_the_server(tiny_model, fill_adapter, server, tmp_path) -> None:
+    engine = over_http(server[1], policy(tiny_model, fill_adapter), tmp_path)
+    engine.sample(PROMPTS, Sampling(max_new_tokens=1, stop_strings=("end", "stop")))
+    assert all(body["stop"] == ["end", "stop"] for body in server[0].bodies("/v1/completions"))
 
 
 def test_without_stop_tokens_generate_goes_on_to_the_limit(tiny_model, fill_adapter) -> None:
