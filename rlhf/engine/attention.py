@@ -19,11 +19,11 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from rlhf.engine.attention_kernels import (
-    LONGEST_HEAD,
     FlexMasks,
     chosen_kernel,
     flash_attn_varlen,
     flex_prefix_attention,
+    takes_heads,
     told_once,
     torch_varlen,
     varlen_attention,
@@ -106,7 +106,7 @@ def shared_prefix_attention(
     softmax = Softmax(scaling if scaling is not None else query.shape[-1] ** -0.5, softcap, s_aux)
     if not softmax.is_plain:
         told_once("attention with soft-capping or sinks: computed as written, in float32, without a fused kernel")
-    elif prefix_layout.ragged is not None and query.shape[-1] == value.shape[-1] <= LONGEST_HEAD:
+    elif prefix_layout.ragged is not None and takes_heads(query, value):
         return _ragged(query, key, value, prefix_layout.ragged, softmax.scaling, sliding_window), None
     # Each row has calls of its own: kernels share work out by the size of the batch, so with several rows in a call
     # the last bits of one would depend on how many stand beside it.

@@ -1,7 +1,7 @@
 """Attention kernels for a GPU: ragged rows in one call for all roles, chosen by what is installed.
 
 In bfloat16 and float16 on CUDA, in this order: PyTorch's own `varlen_attn`, the package `flash_attn`, a compiled
-FlexAttention. Everything else (a CPU, float32, heads over 256) goes through `attention_tiles`.
+FlexAttention. Everything else (a CPU, float32, heads wider than 256) goes through `attention_tiles`.
 
 What is here has not run on a GPU. On a CPU the tests hold the index of keys against a plain loop, the composition
 around the kernel in float64 with the kernel written out, and FlexAttention's mask and its uncompiled forward.
@@ -26,7 +26,6 @@ from rlhf.engine.packing import PackedBatch
 logger = logging.getLogger(__name__)
 
 KernelName = Literal["varlen", "flash_attn", "flex", "sdpa"]
-LONGEST_HEAD = 256  # of the flash kernels
 # (query, key, value, index, scaling, sliding_window) -> [queries, heads, head_dim]
 RaggedKernel = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, VarlenIndex, float, int | None],
@@ -39,14 +38,24 @@ def chosen_kernel(device_type: str, dtype: torch.dtype) -> KernelName:
     """The kernel for tensors of this type on this device; said once in the log."""
     name: KernelName = "sdpa"
     if device_type == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        if _torch_has_varlen():
+        if _flash_runs() and _torch_has_varlen():
             name = "varlen"
-        elif importlib.util.find_spec("flash_attn") is not None:
+        elif _flash_runs() and importlib.util.find_spec("flash_attn") is not None:
             name = "flash_attn"
         elif importlib.util.find_spec("triton") is not None:
             name = "flex"
     logger.info("attention over shared prompts on %s in %s: %s", device_type, dtype, name)
     return name
+
+
+def takes_heads(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether the kernels take heads of this width."""
+    return query.shape[-1] == value.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+
+
+def _flash_runs() -> bool:
+    """Flash kernels need an Ampere GPU or a later one."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
 def _torch_has_varlen() -> bool:

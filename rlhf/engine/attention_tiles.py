@@ -60,8 +60,8 @@ def bucketed_attention(
     lengths = [segment.length for segment in segments]
     if len(set(lengths)) == len(buckets) == 1 and buckets[0].prefix_length == 0:
         # nothing to cut out or to put together
-        rows = (tensor.unflatten(0, (len(segments), -1)) for tensor in (query, key, value))
-        return _attend(*rows, buckets[0], softmax, sliding_window).flatten(0, 1).to(dtype)
+        q, k, v = (tensor.unflatten(0, (len(segments), -1)) for tensor in (query, key, value))
+        return _attend(q, k, v, buckets[0], softmax, sliding_window).flatten(0, 1).to(dtype)
     parts = [tensor.split(lengths) for tensor in (query, key, value)]
     outputs: dict[int, torch.Tensor] = {}
     for bucket in buckets:
@@ -118,6 +118,9 @@ def _mask(bucket: Bucket, sliding_window: int | None, device: torch.device) -> t
 def _fused(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, softmax: Softmax
 ) -> torch.Tensor:
+    if query.is_cuda and mask is not None and query.shape[1] != key.shape[1]:
+        # CUDA's kernels take a mask or fewer heads of keys, not both, and PyTorch would fall back to the written form
+        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
     return F.scaled_dot_product_attention(
         query,
         key,

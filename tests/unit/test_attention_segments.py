@@ -13,6 +13,7 @@ from rlhf.engine.attention_kernels import (
     FlexMasks,
     chosen_kernel,
     flex_prefix_attention,
+    takes_heads,
     torch_varlen,
     varlen_attention,
 )
@@ -209,6 +210,12 @@ def test_kernels_are_chosen_by_device_and_type() -> None:
     assert chosen_kernel("cpu", torch.bfloat16) == "sdpa"
     assert chosen_kernel("cuda", torch.float32) == "sdpa"
     assert chosen_kernel("cuda", torch.bfloat16) in ("varlen", "flash_attn", "flex")
+
+
+def test_kernels_take_heads_of_multiples_of_8_up_to_256() -> None:
+    widths = [8, 64, 256, 12, 264]
+    assert [takes_heads(torch.empty(1, w), torch.empty(1, w)) for w in widths] == [True, True, True, False, False]
+    assert not takes_heads(torch.empty(1, 192), torch.empty(1, 128))
 
 
 @windows
