@@ -41,7 +41,11 @@ class RewardModel:
         self.source = resolve_model(folder)
         tokenizer = load_tokenizer(self.source.backbone)
         self.chat = Chat(tokenizer, config["max_prompt_length"], config["max_response_length"])
-        self.backbone = Backbone.load(str(self.source.backbone), dtype=DTYPES[config["dtype"]])
+        self.backbone = Backbone.load(
+            str(self.source.backbone),
+            dtype=DTYPES[config["dtype"]],
+            quantization=config.get("quantization", "none"),
+        )
         add_adapter_from(self.backbone, "reward", folder)
         self.backbone.add_head("reward")
         load_head_weights(self.backbone, "reward", folder)

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chat = load_chat(source, args)
         train_examples = ranked_groups(chat, train)
         eval_examples = ranked_groups(chat, held_out) if held_out else []
-        backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype])
+        backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype], quantization=args.quantization)
         backbone.add_adapter("reward", args.lora_config())
         backbone.add_head("reward")
         stage = open_stage("reward", args, source, chat, data_files=[*args.train_file, *args.eval_file])

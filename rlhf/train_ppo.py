@@ -102,7 +102,7 @@ def check_reward_model(folder: Path, backbone: Path) -> Path:
 
 def build_backbone(args: PPOArguments, path: str) -> Backbone:
     """The backbone with its roles; the value model starts from the (first) reward model where there is one."""
-    backbone = Backbone.load(path, dtype=DTYPES[args.dtype])
+    backbone = Backbone.load(path, dtype=DTYPES[args.dtype], quantization=args.quantization)
     backbone.add_adapter("policy", args.lora_config())
     backbone.add_head("value")
     if not args.reward_model:

@@ -25,8 +25,9 @@ from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_z
 from rlhf.engine import attention
 from rlhf.engine.attention import prefix_layout
 from rlhf.engine.logprobs import LogitForm, head_logprobs
-from rlhf.engine.lora_layer import at_least_float32, route_by_role
+from rlhf.engine.lora_layer import at_least_float32, is_linear_adapter, route_by_role
 from rlhf.engine.packing import PackedBatch, unshare
+from rlhf.engine.quantization import compute_in_full, loading_config
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +126,13 @@ class Backbone(nn.Module):
         self._adapters_by_row: list[str | None] = []
 
     @classmethod
-    def load(cls, path: str, *, dtype: torch.dtype = torch.bfloat16) -> Backbone:
-        """Load a backbone from a folder of safetensors; no code of the model's author is run."""
-        return cls(load_causal_lm(path, dtype=dtype))
+    def load(cls, path: str, *, dtype: torch.dtype = torch.bfloat16, quantization: str = "none") -> Backbone:
+        """Load a backbone from a folder of safetensors; no code of the model's author is run.
+
+        Raises:
+            ValueError: `quantization`, int8 or nf4, cannot be had here.
+        """
+        return cls(load_causal_lm(path, dtype=dtype, quantization=quantization))
 
     @property
     def config(self) -> Any:
@@ -173,7 +178,7 @@ class Backbone(nn.Module):
 
     def lora_layers(self) -> dict[str, lora.Linear]:
         """The layers that carry adapters, by their name in the language model, in a fixed order."""
-        return {name: module for name, module in self.model.named_modules() if isinstance(module, lora.Linear)}
+        return {name: module for name, module in self.model.named_modules() if is_linear_adapter(module)}
 
     def adapter_parameters(self, name: str) -> dict[str, nn.Parameter]:
         """Parameters of one adapter under the names that PEFT gives them on disk."""
@@ -248,12 +253,18 @@ class Backbone(nn.Module):
         self.model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings, **kwargs)
 
 
-def load_causal_lm(path: str, *, dtype: torch.dtype) -> PreTrainedModel:
+def load_causal_lm(path: str, *, dtype: torch.dtype, quantization: str = "none") -> PreTrainedModel:
     """Load a causal language model from a local folder of safetensors; under ZeRO-3 every process must call it."""
     with _partitioned_in(dtype):
-        return AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=dtype, use_safetensors=True, trust_remote_code=False
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            quantization_config=loading_config(quantization, dtype),
         )
+    compute_in_full(model)
+    return model
 
 
 @contextlib.contextmanager
@@ -333,7 +344,7 @@ def _refuse_unrouted_layers(model: PreTrainedModel) -> None:
     for name, module in model.named_modules():
         if not isinstance(module, BaseTunerLayer):
             continue
-        if not isinstance(module, lora.Linear) or module is model.get_output_embeddings():
+        if not is_linear_adapter(module) or module is model.get_output_embeddings():
             raise ValueError(
                 f"an adapter on {name} ({type(module).__name__}) is not supported: lora_target_modules must name "
                 "linear layers inside the model, such as all-linear or q_proj,v_proj"

@@ -17,6 +17,13 @@ from peft.tuners import lora
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from rlhf.engine.quantization import is_quantized
+
+
+def is_linear_adapter(module: nn.Module) -> bool:
+    """Whether a module adds LoRA to a linear layer; PEFT wraps quantised ones in classes of their own."""
+    return isinstance(module, lora.Linear) or (isinstance(module, lora.LoraLayer) and is_quantized(module.base_layer))
+
 
 def route_by_role(layer: lora.Linear, name: str, adapters_by_row: list[str | None]) -> None:
     """Make a layer read its adapter from the row, and keep the weights of adapter `name` in float32 or better.

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rlhf.engine.backbone import Backbone, gathered
+from rlhf.engine.quantization import dense_weight, is_quantized
 
 
 class MergedCopy:
@@ -52,7 +53,8 @@ class MergedCopy:
             base, a, b = layer.base_layer.weight, layer.lora_A[self.adapter].weight, layer.lora_B[self.adapter].weight
             with gathered([base, a, b]):
                 added = (b @ a) * layer.scaling[self.adapter]
-                merged = base.to(a.dtype) + (added.T if layer.fan_in_fan_out else added)  # Conv1D keeps W^T
+                dense = dense_weight(layer.base_layer, a.dtype)
+                merged = dense + (added.T if layer.fan_in_fan_out else added)  # Conv1D keeps W^T
                 self.model.get_submodule(name).weight.copy_(merged)
 
     def _layers(self) -> dict[str, lora.Linear]:
@@ -88,15 +90,21 @@ def _plain_copy(backbone: Backbone, adapter: str | None) -> PreTrainedModel:
         plain = type(source)(config)
     layers = backbone.lora_layers()
     tensors = dict(source.named_parameters(remove_duplicate=False)) | dict(source.named_buffers())
-    for name, module in plain.named_modules():
+    for name, module in list(plain.named_modules()):
         source_name = f"{name}.base_layer" if name in layers else name
         own = name in layers and adapter in layers[name].lora_A
+        original_module = source.get_submodule(source_name)
+        if is_quantized(original_module) and not own:
+            plain.set_submodule(name, original_module)
+            continue
         for key, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             original = tensors[f"{source_name}.{key}" if source_name else key]
             with gathered([original]):
                 # what ZeRO-3 has partitioned is whole inside this block only
                 keep = hasattr(original, "ds_id") or (own and key == "weight")
                 tensor = original.detach().clone() if keep else original.detach()
+                if own and is_quantized(original_module) and key == "weight":
+                    tensor = dense_weight(original_module, source.dtype)
             if isinstance(value, nn.Parameter):
                 module.register_parameter(key, nn.Parameter(tensor, requires_grad=False))
             else:

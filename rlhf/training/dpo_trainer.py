@@ -44,7 +44,8 @@ class DPOTrainer(PairTrainer):
     def __init__(self, backbone: Backbone, args: DPOArguments, **trainer_arguments: Any):
         backbone.train_only(adapters=["policy"])
         super().__init__(backbone, args, saved_roles=[SavedRole("policy")], **trainer_arguments)
-        self.reference_cache = ReferenceCache(f"{self.backbone_path} {backbone.dtype}", self.args.device)
+        reference = f"{self.backbone_path} {backbone.dtype} {args.quantization}"
+        self.reference_cache = ReferenceCache(reference, self.args.device)
 
     def pair_losses(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
         """`[pairs]` losses; logs implicit rewards beta log(policy / reference), their margin and accuracy."""
