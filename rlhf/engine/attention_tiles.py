@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from rlhf.engine.attention_segments import Bucket, Segment
 
@@ -53,25 +55,119 @@ def bucketed_attention(
     Returns:
         `[tokens, heads, value_dim]`.
     """
-    dtype = query.dtype
-    if query.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
-        # the CPU kernel's backward is 2 to 3 times as slow in bfloat16 as in float32, and its forward no faster
-        query, key, value = query.float(), key.float(), value.float()
+    if query.device.type == "cpu" and softmax.is_plain and query.shape[-1] == value.shape[-1]:
+        return _CPUFlash.apply(query, key, value, segments, buckets, softmax.scaling, sliding_window)
     lengths = [segment.length for segment in segments]
     if len(set(lengths)) == len(buckets) == 1 and buckets[0].prefix_length == 0:
         # nothing to cut out or to put together
         q, k, v = (tensor.unflatten(0, (len(segments), -1)) for tensor in (query, key, value))
-        return _attend(q, k, v, buckets[0], softmax, sliding_window).flatten(0, 1).to(dtype)
-    parts = [tensor.split(lengths) for tensor in (query, key, value)]
+        return _attend(q, k, v, buckets[0], softmax, sliding_window).flatten(0, 1)
+    parts = [_parts(tensor, segments) for tensor in (query, key, value)]
     outputs: dict[int, torch.Tensor] = {}
     for bucket in buckets:
-        q = torch.stack([_padded(parts[0][i], bucket.length) for i in bucket.members])
+        q = _queries(parts[0], bucket)
         k, v = (_keys(part, segments, bucket) for part in parts[1:])
         output = _attend(q, k, v, bucket, softmax, sliding_window)
         for number, row in zip(bucket.members, output.unbind(0), strict=True):
             outputs[number] = row[: segments[number].length]
     # split and cat rather than assignment into slices: their backward copies each element once
-    return torch.cat([outputs[number] for number in range(len(segments))]).to(dtype)
+    return torch.cat([outputs[number] for number in range(len(segments))])
+
+
+class _CPUFlash(torch.autograd.Function):
+    """PyTorch's kernel for CPUs over buckets, in float32 or better, keeping for its backward pass only what came in.
+
+    In bfloat16 the kernel's backward is 2 to 3 times as slow as in float32 and its forward no faster; but autograd
+    would keep the float32 copies, and each prompt once per response.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        segments: Sequence[Segment],
+        buckets: Sequence[Bucket],
+        scaling: float,
+        sliding_window: int | None,
+    ) -> torch.Tensor:
+        ctx.settings = segments, buckets, scaling, sliding_window
+        parts = [_parts(tensor, segments) for tensor in (query, key, value)]
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        log_sums = []
+        for bucket in buckets:
+            q, k, v = _rectangles(parts, segments, bucket)
+            mask = _mask(bucket, sliding_window, query.device)
+            rows, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q, k, v, 0.0, mask is None, attn_mask=_additive(mask, q.dtype), scale=scaling
+            )
+            log_sums.append(log_sum)
+            for number, row in zip(bucket.members, rows.transpose(1, 2).unbind(0), strict=True):
+                segment = segments[number]
+                output[segment.start : segment.start + segment.length] = row[: segment.length]
+        ctx.save_for_backward(query, key, value, output, *log_sums)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, output, *log_sums = ctx.saved_tensors
+        segments, buckets, scaling, sliding_window = ctx.settings
+        parts = [_parts(tensor, segments) for tensor in (query, key, value)]
+        outer, inner = (_parts(tensor, segments) for tensor in (gradient, output))
+        query_gradient = torch.empty_like(query)
+        # a prompt's keys gather from all of its responses: summed up before they are rounded
+        totals = [torch.zeros_like(tensor, dtype=_wide_type(tensor)) for tensor in (key, value)]
+        for bucket, log_sum in zip(buckets, log_sums, strict=True):
+            q, k, v = _rectangles(parts, segments, bucket)
+            g, o = (_wide(_queries(tensors, bucket)) for tensors in (outer, inner))
+            mask = _mask(bucket, sliding_window, query.device)
+            grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                g, q, k, v, o, log_sum, 0.0, mask is None, attn_mask=_additive(mask, q.dtype), scale=scaling
+            )
+            dq, dk, dv = (grad.transpose(1, 2) for grad in grads)
+            for i, number in enumerate(bucket.members):
+                segment = segments[number]
+                own = slice(segment.start, segment.start + segment.length)
+                query_gradient[own] = dq[i, : segment.length]
+                for total, grad in zip(totals, (dk, dv), strict=True):
+                    total[own] += grad[i, segment.prefix_length : segment.num_keys]
+                    if segment.prefix is not None:
+                        start = segments[segment.prefix].start
+                        total[start : start + segment.prefix_length] += grad[i, : segment.prefix_length]
+        return query_gradient, *(total.to(key.dtype) for total in totals), None, None, None, None
+
+
+def _parts(tensor: torch.Tensor, segments: Sequence[Segment]) -> tuple[torch.Tensor, ...]:
+    return tensor.split([segment.length for segment in segments])
+
+
+def _wide_type(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _wide(rectangle: torch.Tensor) -> torch.Tensor:
+    """`[members, tokens, heads, head_dim]` to `[members, heads, tokens, head_dim]` in float32 or better."""
+    return rectangle.to(_wide_type(rectangle)).transpose(1, 2)
+
+
+def _rectangles(
+    parts: Sequence[Sequence[torch.Tensor]], segments: Sequence[Segment], bucket: Bucket
+) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values of a bucket as the kernel takes them."""
+    tensors = (_queries(parts[0], bucket), *(_keys(part, segments, bucket) for part in parts[1:]))
+    return tuple(_wide(tensor) for tensor in tensors)
+
+
+def _queries(parts: Sequence[torch.Tensor], bucket: Bucket) -> torch.Tensor:
+    return torch.stack([_padded(parts[i], bucket.length) for i in bucket.members])
+
+
+def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
 def _attend(

@@ -179,6 +179,23 @@ def test_bfloat16_goes_in_and_comes_out() -> None:
     torch.testing.assert_close(output.double(), expected, rtol=0.01, atol=0.01)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_the_backward_pass_keeps_no_copies_of_queries_and_keys(dtype) -> None:
+    batch = pack([Group([1] * 30, [[2] * 20] * 4)])
+    tensors = states(batch, rows=1, dtype=dtype)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output, _ = shared_prefix_attention(torch.nn.Module(), *tensors, None, prefix_layout=prefix_layout(batch))
+    inputs_and_output = sum(tensor.nbytes for tensor in [*tensors, output])
+    log_sums = 4 * len(batch.input_ids) * torch.float32.itemsize
+    assert sum(kept.values()) <= inputs_and_output + log_sums
+
+
 def test_segments_share_a_call_where_padding_costs_less_than_one() -> None:
     def lengths(*pairs: tuple[int, int]) -> tuple[Segment, ...]:
         return tuple(Segment(0, length, 0 if prefix else None, prefix) for prefix, length in pairs)
