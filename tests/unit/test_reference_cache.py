@@ -143,14 +143,20 @@ def test_only_what_is_missing_of_a_batch_is_computed(tiny_model, tmp_path) -> No
     torch.testing.assert_close(sums, whole[:10], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("stopped_at", [2, 4])
-def test_a_run_resumed_over_epochs_ends_with_the_same_bytes(tiny_model, tmp_path, stopped_at) -> None:
+@pytest.mark.parametrize(
+    "stopped_at, passes_left", [(2, [None, *["policy"] * 6]), (4, ["policy"] * 4)], ids=["first epoch", "second epoch"]
+)
+def test_a_run_resumed_over_epochs_remembers_and_ends_with_the_same_bytes(
+    tiny_model, tmp_path, stopped_at, passes_left
+) -> None:
     whole = dpo(tiny_model, tmp_path / "whole", max_steps=8, save_strategy="no")
     whole.train()
     dpo(tiny_model, tmp_path / "broken", max_steps=stopped_at, save_steps=stopped_at).train()
     resumed = dpo(tiny_model, tmp_path / "broken", max_steps=8, save_strategy="no")
+    passes = count_passes(resumed)
     resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / f"checkpoint-{stopped_at}"))
 
+    assert passes == passes_left
     expected, found = adapter_tensors(whole.backbone, "policy"), adapter_tensors(resumed.backbone, "policy")
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
     logged = [row["loss"] for row in whole.state.log_history if "loss" in row]
