@@ -48,6 +48,10 @@ class SampleArguments(ModelArguments):
         default=4, metadata={"help": "Responses per prompt, 2 to 9 where people rank them."}
     )
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
+    min_new_tokens: int = field(default=0, metadata={"help": "A response cannot stop before it has this many tokens."})
+    stop_strings: list[str] = field(
+        default_factory=list, metadata={"help": "A response ends where its text contains one of them; it is kept."}
+    )
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."})
     rollout_batch_rows: int = field(default=64, metadata={"help": "Responses decoded side by side."})
     seed: int = field(default=0, metadata={"help": "Same seed, same samples."})
@@ -56,7 +60,14 @@ class SampleArguments(ModelArguments):
     )
 
     def sampling(self) -> Sampling:
-        return Sampling(self.samples_per_prompt, self.max_new_tokens, self.temperature, self.seed)
+        return Sampling(
+            self.samples_per_prompt,
+            self.max_new_tokens,
+            self.temperature,
+            self.seed,
+            min_new_tokens=self.min_new_tokens,
+            stop_strings=tuple(self.stop_strings),
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -43,6 +43,7 @@ class Policy:
             stop_ids=chat.stop_ids,
             pad_id=chat.end_of_turn_id if chat.pad_id is None else chat.pad_id,
             max_rows=max_rows,
+            decode=chat.decode,
         )
 
     def respond(self, prompts: Sequence[Comparison], sampling: Sampling) -> list[list[Response]]:
@@ -58,6 +59,10 @@ class Policy:
         """A sample as a record with its provenance."""
         settings: dict[str, Any] = dataclasses.asdict(sampling)
         seed = settings.pop("seed")
+        settings["stop_strings"] = list(sampling.stop_strings)  # as JSON gives it back
+        for name in ("min_new_tokens", "stop_strings"):  # said only where they are used
+            if not settings[name]:
+                del settings[name]
         return Response(
             text=self.chat.decode(sample.token_ids),
             policy=self.name,

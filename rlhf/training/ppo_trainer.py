@@ -120,6 +120,7 @@ class PPOTrainer(RoleTrainer):
             args.max_new_tokens,
             args.temperature,
             args.seed * 1_000_003 + self.state.global_step,
+            min_new_tokens=args.min_new_tokens,
         )
         encoded = [self.chat.encode_prompt(prompt.prompt) for prompt in prompts]
         started = time.perf_counter()

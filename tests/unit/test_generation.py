@@ -31,6 +31,8 @@ from rlhf.engine.generation import MergedCopy, Sample, Sampler, Sampling
 from rlhf.engine.packed_linears import packed_linears
 from rlhf.engine.packing import Group, pack
 from rlhf.engine.sampling import draw
+from rlhf.sample import SampleArguments
+from rlhf.training.parser import parse
 
 PROMPTS = [[5, 9, 13, 7, 22], [33, 34], [20, 21, 22, 23, 24, 25, 26], [40], [50, 51, 52]]
 STOP = {2, 3, 4}
@@ -359,6 +361,12 @@ def test_a_response_ends_with_the_token_that_completes_a_stop_string(model) -> N
         assert other.token_ids == expected
         assert other.finished == (one.finished or bool(places))
     assert changed
+
+
+def test_sampling_limits_come_from_the_flags_of_rlhf_sample() -> None:
+    flags = ["--model", "m", "--min_new_tokens", "3", "--stop_strings", "a b", "c"]
+    sampling = parse(SampleArguments, flags).sampling()
+    assert (sampling.min_new_tokens, sampling.stop_strings) == (3, ("a b", "c"))
 
 
 def test_stop_strings_without_a_decoder_are_refused(model) -> None:
