@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+# fields that not all benchmarks have a flag for
+SOME_ONLY = {"num_responses", "samples_per_prompt", "epochs", "value_model", "rollout_engine", "peer_merged"}
 GROWTH_FACTORS = (0.25, 0.5, 1, 2, 4)  # a 16-fold range
 
 
@@ -38,6 +40,7 @@ class Case:
     dtype: str = flag("bfloat16", "type of the frozen weights", choices=tuple(DTYPES))
     lora_r: int = flag(16, "rank of the adapters")
     peer_settings: str = flag("tuned", "how the peer is set up", choices=("tuned", "default"))
+    rollout_engine: str = flag("native", "what ours samples with", choices=("native", "transformers", "vllm"))
     peer_merged: bool = flag(False, "merge the adapters of the peer that samples", action="store_true")
     repeats: int = flag(5, "counted repeats, after one to warm up")
     device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "where to run", choices=("cpu", "cuda"))
@@ -85,9 +88,9 @@ def read_flags(benchmark: str, own_flags: Sequence[str], argv: Sequence[str]) ->
     parser.add_argument(
         "--growth", nargs="?", const="length", choices=("length", "batch"), help="fit time against tokens, ours alone"
     )
-    shared = {"num_responses", "samples_per_prompt", "epochs", "value_model", "peer_merged"} - set(own_flags)
+    others = SOME_ONLY - set(own_flags)
     for entry in fields(Case):
-        if entry.name in {"benchmark", "profile"} | shared:
+        if entry.name in {"benchmark", "profile"} | others:
             continue
         settings = dict(entry.metadata)
         if "action" not in settings:

@@ -9,6 +9,7 @@ do that call `generate` on a model with adapters; `--peer_merged` merges them fo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,18 +24,25 @@ from benchmarks.workload import Workload, prompts_workload
 
 
 def ours(case: Case, work: Workload, turns: Turns, scratch: str) -> None:
-    """Merge and sample, as PPO's first phase does."""
+    """Merge and sample, as PPO's first phase does, on the engine that it samples from."""
     from rlhf.engine.backbone import Backbone
-    from rlhf.engine.generation import MergedCopy, Sampler, Sampling
+    from rlhf.engine.generation import Sampling
+    from rlhf.engine.rollout_engines import build_engine
     from rlhf.training.arguments import ModelArguments
 
     backbone = Backbone(causal_lm(case))
     backbone.add_adapter("policy", ModelArguments(lora_r=case.lora_r, lora_alpha=2 * case.lora_r).lora_config())
-    merged = MergedCopy(backbone, "policy")
-    rows = case.batch * case.samples_per_prompt
-    sampler = Sampler(merged.model, stop_ids=set(work.stop_ids), pad_id=work.pad_id, max_rows=rows)
+    engine = build_engine(
+        case.rollout_engine,
+        backbone,
+        "policy",
+        stop_ids=set(work.stop_ids),
+        pad_id=work.pad_id,
+        max_rows=case.batch * case.samples_per_prompt,
+        exchange_folder=Path(scratch),
+    )
     merging, sampling = PhaseTimer(case.device), PhaseTimer(case.device)
-    sync, sample = merging.wrap(merged.sync), sampling.wrap(sampler.sample)
+    sync, sample = merging.wrap(engine.sync), sampling.wrap(engine.sample)
     while not turns.all_taken:
         turns.start()
         sync()
@@ -112,7 +120,7 @@ def limits(case: Case, shape: Shape, work: Workload, said: Numbers, step: int, r
 BENCHMARK = Benchmark(
     name="generation",
     peer="transformers generate",
-    flags=("samples_per_prompt", "peer_merged"),
+    flags=("samples_per_prompt", "rollout_engine", "peer_merged"),
     workload=prompts_workload,
     tokens=tokens,
     limits=limits,

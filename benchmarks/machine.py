@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import time
@@ -35,6 +36,10 @@ class Rates:
     head: float
     copy: float
 
+    def best(self, other: Rates) -> Rates:
+        """The higher of each, nearer to what the hardware can do when nobody else is using it."""
+        return Rates(max(self.body, other.body), max(self.head, other.head), max(self.copy, other.copy))
+
 
 def measure_rates(case: Case, shape: Shape, rows: int) -> Rates:
     """The best of some attempts each: on a shared machine the best is nearest to what the hardware can do.
@@ -55,7 +60,7 @@ def gemm_rate(linears: Mapping[tuple[int, int], int], rows: int, dtype: torch.dt
     for (outputs, inputs), count in linears.items():
         hidden = torch.randn(rows, inputs, device=device, dtype=dtype)
         weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
-        seconds += count * best_seconds(lambda h=hidden, w=weight: torch.nn.functional.linear(h, w), device)
+        seconds += count * best_seconds(functools.partial(torch.nn.functional.linear, hidden, weight), device)
         operations += count * 2 * rows * outputs * inputs
     return operations / seconds
 

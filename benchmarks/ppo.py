@@ -40,6 +40,9 @@ class TokenText:
         return " ".join(str(int(token_id)) for token_id in ids)
 
 
+PHASES = ("rollout", "scoring", "update")
+
+
 class LoggedPhases(TrainerCallback):
     """Keeps the seconds by phase that our trainer logs."""
 
@@ -47,9 +50,8 @@ class LoggedPhases(TrainerCallback):
         self.steps: list[dict[str, float]] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        phases = {name.removeprefix("time/"): value for name, value in logs.items() if name.startswith("time/")}
-        if phases:
-            self.steps.append(phases)
+        if all(f"time/{phase}" in logs for phase in PHASES):
+            self.steps.append({phase: logs[f"time/{phase}"] for phase in PHASES})
 
 
 def ours(case: Case, work: Workload, turns: Turns, scratch: str) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def ours(case: Case, work: Workload, turns: Turns, scratch: str) -> dict[str, An
             "reward_model": "random",
             "value_model": case.value_model,
             "samples_per_prompt": case.samples_per_prompt,
+            "rollout_engine": case.rollout_engine,
             "max_new_tokens": case.response_length,
             "rollout_batch_rows": case.batch * case.samples_per_prompt,
             "num_ppo_epochs": case.epochs,
@@ -120,8 +123,15 @@ def peer(case: Case, work: Workload, turns: Turns, scratch: str) -> dict[str, An
     if case.peer_settings == "tuned":
         settings["local_rollout_forward_batch_size"] = len(rows)
     tokenizer, dtype = peer_tokenizer(case, work), peer_dtype(case)
-    rollouts = PhaseTimer(case.device)
-    ppo_trainer.batch_generation = rollouts.wrap(ppo_trainer.batch_generation)
+    rollouts, sampled = PhaseTimer(case.device), set()
+    generate = ppo_trainer.batch_generation
+
+    def noted(*positional: Any, **named: Any) -> Any:
+        sequences, logits = generate(*positional, **named)
+        sampled.add(logits.shape[1])
+        return sequences, logits
+
+    ppo_trainer.batch_generation = rollouts.wrap(noted)
     trainer = PPOTrainer(
         args=PPOConfig(**settings),
         processing_class=tokenizer,
@@ -135,7 +145,11 @@ def peer(case: Case, work: Workload, turns: Turns, scratch: str) -> dict[str, An
         callbacks=[TurnCallback(turns)],
     )
     trainer.train()
-    return {"settings": settings | {"output_dir": "", "dtype": str(dtype)}, "phases": {"rollout": rollouts.seconds[1:]}}
+    return {
+        "settings": settings | {"output_dir": "", "dtype": str(dtype)},
+        "phases": {"rollout": rollouts.seconds[1:]},
+        "response_lengths": sorted(sampled),
+    }
 
 
 def padded(examples: Sequence[Mapping[str, Any]], pad_id: int) -> torch.Tensor:
@@ -184,7 +198,7 @@ def limits(case: Case, shape: Shape, work: Workload, said: Numbers, step: int, r
 BENCHMARK = Benchmark(
     name="ppo",
     peer="TRL 1.12.0 PPOTrainer",
-    flags=("samples_per_prompt", "epochs", "value_model"),
+    flags=("samples_per_prompt", "rollout_engine", "epochs", "value_model"),
     workload=prompts_workload,
     tokens=tokens,
     limits=limits,

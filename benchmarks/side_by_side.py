@@ -154,7 +154,7 @@ def take_turns(
 ) -> tuple[dict[str, list[Numbers]], dict[str, Numbers], Rates]:
     """Run the sides in turn, the first of a pair of repeats changing: what each said of its counted repeats, and last.
 
-    The rates are measured after the warm-up, while the workers wait.
+    The rates are measured before and after the counted repeats, while the workers wait.
     """
     said: dict[str, list[Numbers]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as name:
@@ -168,13 +168,15 @@ def take_turns(
                 worker.turn()
             progress("the machine's rates")
             tokens = sum(group.num_tokens for group in work.steps[0])
-            rates = measure_rates(case, shape, tokens)
+            before = measure_rates(case, shape, tokens)
             for repeat in range(1, case.turns):
                 for worker in workers if repeat % 2 else reversed(workers):
                     said[worker.side].append(worker.turn())
                 seconds = ", ".join(f"{side} {said[side][-1]['seconds']:.2f} s" for side in sides)
                 progress(f"repeat {repeat} of {case.turns - 1}: {seconds}")
             ends = {worker.side: worker.answer() for worker in workers}
+            progress("the machine's rates again")
+            rates = before.best(measure_rates(case, shape, tokens))
         finally:
             for worker in workers:
                 worker.__exit__()
@@ -199,7 +201,7 @@ def side_numbers(
         "padded_tokens": padded,
         "tokens_per_s": tokens / median,
         "seconds": seconds,
-        **({"settings": end["settings"]} if "settings" in end else {}),
+        **{name: end[name] for name in ("settings", "response_lengths") if name in end},
         **({"phases": end["phases"]} if side == "peer" and "phases" in end else {}),
     }
 
@@ -293,7 +295,8 @@ def scaled(case: Case, factor: float, growth: str) -> Case:
     sizes = {name: getattr(case, name) * factor for name in names}
     if any(size < 1 or size != int(size) for size in sizes.values()):
         raise ValueError(f"growth needs {' and '.join(names)} in multiples of 4: found {sizes}")
-    return dataclasses.replace(case, profile=True, **{name: int(size) for name, size in sizes.items()})
+    whole: dict[str, Any] = {name: int(size) for name, size in sizes.items()}
+    return dataclasses.replace(case, profile=True, **whole)
 
 
 def exponent(points: Sequence[Mapping[str, float]], name: str) -> float:
