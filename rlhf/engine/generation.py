@@ -18,6 +18,7 @@ from rlhf.engine.decoding import (
     attention_of,
     shares_prompts,
 )
+from rlhf.engine.decoding_graphs import GraphedDecoder
 from rlhf.engine.merged import AdapterLinear, MergedCopy
 from rlhf.engine.packed_linears import packed_linears
 from rlhf.engine.sampling import Sampling, draw, uniforms
@@ -51,6 +52,7 @@ class Sampler:
         pad_id: fills the left of shorter prompts where the model decodes through transformers' cache; masked out.
         max_rows: how many sequences are decoded side by side.
         decode: gives the text of token ids; needed for stop strings.
+        cuda_graphs: replay steps as CUDA graphs, which suits small models; rows are then dropped by powers of two.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Sampler:
         pad_id: int,
         max_rows: int = 64,
         decode: Callable[[list[int]], str] | None = None,
+        cuda_graphs: bool = False,
     ):
         self.model = model.eval()
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.long)
@@ -68,6 +71,7 @@ class Sampler:
         self.max_rows = max_rows
         self.decode = decode
         self.shares_prompts = shares_prompts(model)
+        self.cuda_graphs = cuda_graphs and self.shares_prompts
 
     @torch.inference_mode()
     def sample(
@@ -121,8 +125,8 @@ class Sampler:
                 break
             # 3. drop rows that have ended, then one step for the others
             if self.model.device.type == "cpu" or (step + 1) % STEPS_BETWEEN_CHECKS == 0:
-                order = batch.drop_finished()
-                if not order:
+                order = batch.drop_finished(by_powers_of_two=self.cuda_graphs)
+                if order is None:
                     break
                 if len(order) < len(drawn):
                     decoder.keep(order)
@@ -133,6 +137,8 @@ class Sampler:
     def _decoder(self, prompts: list[Sequence[int]], sampling: Sampling) -> Decoder:
         if not self.shares_prompts:
             return CacheDecoder(self.model, prompts, sampling.num_samples, self.pad_id)
+        if self.cuda_graphs:
+            return GraphedDecoder(self.model, prompts, sampling.num_samples, sampling.max_new_tokens)
         return SharedPromptDecoder(self.model, prompts, sampling.num_samples, sampling.max_new_tokens)
 
 
@@ -177,12 +183,22 @@ class _Batch:
             if any(string in text for string in strings):
                 self.finished[row] = True
 
-    def drop_finished(self) -> list[int]:
-        """Leave finished rows out; the order of the others, where rows from the end take the places left free."""
+    def drop_finished(self, *, by_powers_of_two: bool = False) -> list[int] | None:
+        """Leave finished rows out; the order of the others, where rows from the end take the places left free.
+
+        Args:
+            by_powers_of_two: keep as many finished rows as fill up the next power of two.
+
+        Returns:
+            The rows kept; None when all have finished.
+        """
         live = (~self.finished[self.rows]).tolist()
-        order = list(range(sum(live)))
-        behind = iter(row for row in range(len(order), len(live)) if live[row])
-        order = [row if live[row] else next(behind) for row in order]
+        if not any(live):
+            return None
+        size = 2 ** (sum(live) - 1).bit_length() if by_powers_of_two else sum(live)
+        size = min(size, len(live))
+        behind = iter(row for row in range(size, len(live)) if live[row])
+        order = [row if live[row] else next(behind, row) for row in range(size)]
         if len(order) < len(live):
             self.rows = self.rows[torch.tensor(order, dtype=torch.long, device=self.rows.device)]
         return order

@@ -91,6 +91,10 @@ class DecodingState:
         self.step += 1
         self.step_index += 1
         self.positions += 1
+        self.forget_biases()
+
+    def forget_biases(self) -> None:
+        """Have them computed anew at their next use."""
         self._biases.clear()
 
     def keep(self, order: Sequence[int]) -> None:
@@ -111,7 +115,7 @@ class DecodingState:
         self.prompt_of_row = [self.prompt_of_row[row] for row in order]
         self._drop_prompts()
         self._place_rows()
-        self._biases.clear()
+        self.forget_biases()
 
     def _drop_prompts(self) -> None:
         """Drop prompts that have no row left."""

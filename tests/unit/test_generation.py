@@ -289,10 +289,26 @@ def test_the_cache_of_transformers_gives_the_same_samples(model) -> None:
         assert one.logprobs == pytest.approx(same.logprobs, abs=1e-5)
 
 
+def test_rows_dropped_by_powers_of_two_give_the_same_samples(model, monkeypatch) -> None:
+    """All of the decoding by buckets that a CPU can run: the same steps, not captured."""
+    sampling = Sampling(num_samples=4, max_new_tokens=16, seed=2)
+    expected = sampler(model).sample(PROMPTS, sampling)
+    monkeypatch.setattr(generation, "GraphedDecoder", partial(SharedPromptDecoder, fixed=True))
+    sizes = []
+    step = SharedPromptDecoder.step
+    monkeypatch.setattr(SharedPromptDecoder, "step", lambda self, ids: sizes.append(len(ids)) or step(self, ids))
+    bucketed = sampler(model, cuda_graphs=True).sample(PROMPTS, sampling)
+    for one, same in zip(flat(bucketed), flat(expected), strict=True):
+        assert (one.token_ids, one.finished) == (same.token_ids, same.finished)
+        assert one.logprobs == pytest.approx(same.logprobs, abs=1e-5)
+    assert len(set(sizes)) > 2
+    assert set(sizes) <= {20, 16, 8, 4, 2, 1}
+
+
 def test_what_finished_rows_leave_behind_changes_no_other_row(model, monkeypatch) -> None:
     sampling = Sampling(num_samples=4, max_new_tokens=16, seed=2)
     dropped = sampler(model).sample(PROMPTS, sampling)
-    monkeypatch.setattr(generation._Batch, "drop_finished", lambda batch: list(range(len(batch.rows))))
+    monkeypatch.setattr(generation._Batch, "drop_finished", lambda batch, **_: list(range(len(batch.rows))))
     kept = sampler(model).sample(PROMPTS, sampling)
     for one, same in zip(flat(dropped), flat(kept), strict=True):
         assert (one.token_ids, one.finished) == (same.token_ids, same.finished)
