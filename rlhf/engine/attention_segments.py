@@ -49,6 +49,10 @@ class Bucket:
     length: int
     prefix_length: int
 
+    @property
+    def num_keys(self) -> int:
+        return self.prefix_length + self.length
+
 
 def segments_of(batch: PackedBatch) -> tuple[Segment, ...]:
     """The segments of a packed row in order; a prompt with one response is one segment with it."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from rlhf.engine import attention_short
 from rlhf.engine.attention_segments import Bucket, Segment
 
 
@@ -56,7 +57,7 @@ def bucketed_attention(
         `[tokens, heads, value_dim]`.
     """
     if query.device.type == "cpu" and softmax.is_plain and query.shape[-1] == value.shape[-1]:
-        return _CPUFlash.apply(query, key, value, segments, buckets, softmax.scaling, sliding_window)
+        return _CPUAttention.apply(query, key, value, segments, buckets, softmax.scaling, sliding_window)
     lengths = [segment.length for segment in segments]
     if len(set(lengths)) == len(buckets) == 1 and buckets[0].prefix_length == 0:
         # nothing to cut out or to put together
@@ -74,11 +75,12 @@ def bucketed_attention(
     return torch.cat([outputs[number] for number in range(len(segments))])
 
 
-class _CPUFlash(torch.autograd.Function):
-    """PyTorch's kernel for CPUs over buckets, in float32 or better, keeping for its backward pass only what came in.
+class _CPUAttention(torch.autograd.Function):
+    """Attention over buckets on a CPU: short ones by `attention_short`, others by PyTorch's kernel.
 
-    In bfloat16 the kernel's backward is 2 to 3 times as slow as in float32 and its forward no faster; but autograd
-    would keep the float32 copies, and each prompt once per response.
+    The kernel runs in float32 or better: in bfloat16 its backward is 2 to 3 times as slow and its forward no faster.
+    Kept for the backward pass are what came in, what went out, and the probabilities of short buckets; autograd
+    would keep float32 copies, and each prompt once per response.
     """
 
     @staticmethod
@@ -95,37 +97,31 @@ class _CPUFlash(torch.autograd.Function):
         ctx.settings = segments, buckets, scaling, sliding_window
         parts = [_parts(tensor, segments) for tensor in (query, key, value)]
         output = query.new_empty(*query.shape[:-1], value.shape[-1])
-        log_sums = []
+        kept = []
         for bucket in buckets:
-            q, k, v = _rectangles(parts, segments, bucket)
-            mask = _mask(bucket, sliding_window, query.device)
-            rows, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                q, k, v, 0.0, mask is None, attn_mask=_additive(mask, q.dtype), scale=scaling
-            )
-            log_sums.append(log_sum)
+            rectangles = _rectangles(parts, segments, bucket)
+            rows, for_backward = _attend_on_cpu(rectangles, bucket, scaling, sliding_window)
+            kept.append(for_backward)
             for number, row in zip(bucket.members, rows.transpose(1, 2).unbind(0), strict=True):
                 segment = segments[number]
                 output[segment.start : segment.start + segment.length] = row[: segment.length]
-        ctx.save_for_backward(query, key, value, output, *log_sums)
+        ctx.save_for_backward(query, key, value, output, *kept)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, output, *log_sums = ctx.saved_tensors
+        query, key, value, output, *kept = ctx.saved_tensors
         segments, buckets, scaling, sliding_window = ctx.settings
         parts = [_parts(tensor, segments) for tensor in (query, key, value)]
         outer, inner = (_parts(tensor, segments) for tensor in (gradient, output))
         query_gradient = torch.empty_like(query)
         # a prompt's keys gather from all of its responses: summed up before they are rounded
         totals = [torch.zeros_like(tensor, dtype=_wide_type(tensor)) for tensor in (key, value)]
-        for bucket, log_sum in zip(buckets, log_sums, strict=True):
-            q, k, v = _rectangles(parts, segments, bucket)
-            g, o = (_wide(_queries(tensors, bucket)) for tensors in (outer, inner))
-            mask = _mask(bucket, sliding_window, query.device)
-            grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                g, q, k, v, o, log_sum, 0.0, mask is None, attn_mask=_additive(mask, q.dtype), scale=scaling
-            )
+        for bucket, from_forward in zip(buckets, kept, strict=True):
+            rectangles = _rectangles(parts, segments, bucket)
+            g, o = (_queries(tensors, bucket).transpose(1, 2) for tensors in (outer, inner))
+            grads = _differentiate_on_cpu(g, o, rectangles, from_forward, bucket, scaling, sliding_window)
             dq, dk, dv = (grad.transpose(1, 2) for grad in grads)
             for i, number in enumerate(bucket.members):
                 segment = segments[number]
@@ -139,6 +135,44 @@ class _CPUFlash(torch.autograd.Function):
         return query_gradient, *(total.to(key.dtype) for total in totals), None, None, None, None
 
 
+def _attend_on_cpu(
+    rectangles: tuple[torch.Tensor, ...], bucket: Bucket, scaling: float, sliding_window: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output of a bucket, and what its backward pass needs besides."""
+    wide = _wide_type(rectangles[0])
+    mask = _mask(bucket, sliding_window, rectangles[0].device)
+    if attention_short.is_short(bucket.length, bucket.num_keys):
+        if mask is None:
+            mask = torch.ones(bucket.length, bucket.length, dtype=torch.bool).tril()
+        query, key, value = rectangles
+        return attention_short.attend(query, key, value, _additive(mask, wide), scaling)
+    q, k, v = (tensor.to(wide) for tensor in rectangles)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, mask is None, attn_mask=None if mask is None else _additive(mask, wide), scale=scaling
+    )
+
+
+def _differentiate_on_cpu(
+    gradient: torch.Tensor,
+    output: torch.Tensor,
+    rectangles: tuple[torch.Tensor, ...],
+    kept: torch.Tensor,
+    bucket: Bucket,
+    scaling: float,
+    sliding_window: int | None,
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of a bucket's queries, keys and values."""
+    if attention_short.is_short(bucket.length, bucket.num_keys):
+        query, key, value = rectangles
+        return attention_short.differentiate(gradient, query, key, value, kept, scaling)
+    wide = _wide_type(gradient)
+    mask = _mask(bucket, sliding_window, gradient.device)
+    g, o, q, k, v = (tensor.to(wide) for tensor in (gradient, output, *rectangles))
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        g, q, k, v, o, kept, 0.0, mask is None, attn_mask=None if mask is None else _additive(mask, wide), scale=scaling
+    )
+
+
 def _parts(tensor: torch.Tensor, segments: Sequence[Segment]) -> tuple[torch.Tensor, ...]:
     return tensor.split([segment.length for segment in segments])
 
@@ -147,26 +181,19 @@ def _wide_type(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _wide(rectangle: torch.Tensor) -> torch.Tensor:
-    """`[members, tokens, heads, head_dim]` to `[members, heads, tokens, head_dim]` in float32 or better."""
-    return rectangle.to(_wide_type(rectangle)).transpose(1, 2)
-
-
 def _rectangles(
     parts: Sequence[Sequence[torch.Tensor]], segments: Sequence[Segment], bucket: Bucket
 ) -> tuple[torch.Tensor, ...]:
-    """Queries, keys and values of a bucket as the kernel takes them."""
+    """Queries, keys and values of a bucket, `[members, heads, tokens, head_dim]`."""
     tensors = (_queries(parts[0], bucket), *(_keys(part, segments, bucket) for part in parts[1:]))
-    return tuple(_wide(tensor) for tensor in tensors)
+    return tuple(tensor.transpose(1, 2) for tensor in tensors)
 
 
 def _queries(parts: Sequence[torch.Tensor], bucket: Bucket) -> torch.Tensor:
     return torch.stack([_padded(parts[i], bucket.length) for i in bucket.members])
 
 
-def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    if mask is None:
-        return None
+def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 

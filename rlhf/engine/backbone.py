@@ -26,6 +26,7 @@ from rlhf.engine import attention
 from rlhf.engine.attention import prefix_layout
 from rlhf.engine.logprobs import LogitForm, head_logprobs
 from rlhf.engine.lora_layer import at_least_float32, is_linear_adapter, route_by_role
+from rlhf.engine.norms import fuse_norms
 from rlhf.engine.packing import PackedBatch, unshare
 from rlhf.engine.quantization import compute_in_full, loading_config
 
@@ -120,6 +121,7 @@ class Backbone(nn.Module):
         self.shares_prompts = _share_prompts(model)
         model.requires_grad_(False)
         _switch_dropout_off(model)
+        fuse_norms(model)
         self.model = model
         self.heads = nn.ModuleDict()
         self.adapter_configs: dict[str, LoraConfig] = {}

@@ -62,6 +62,8 @@ def fuse_norms(model: nn.Module) -> None:
 def _forward(module: nn.Module, offset: float, eps: float, x: torch.Tensor) -> torch.Tensor:
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
+    if weight.requires_grad:  # the form above is for frozen weights
+        return type(module).forward(module, x)
     if x.is_cuda:
         scale = weight if offset == 0 else (weight.float() + offset).to(x.dtype)
         return F.rms_norm(x, (x.shape[-1],), scale, eps)

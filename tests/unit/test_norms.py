@@ -49,3 +49,11 @@ def test_a_norm_that_computes_something_else_stays_as_it_is() -> None:
     norm = HalvedRMSNorm(8)
     fuse_norms(norm)
     assert "forward" not in vars(norm)
+
+
+def test_a_norm_that_learns_gets_its_gradient() -> None:
+    norm = LlamaRMSNorm(8)
+    fuse_norms(norm)
+    norm(torch.ones(1, 8)).sum().backward()
+    # x / s = 1 / sqrt(1 + eps) in every place
+    torch.testing.assert_close(norm.weight.grad, torch.full((8,), (1 + 1e-6) ** -0.5))
