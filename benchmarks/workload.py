@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -73,14 +74,26 @@ def comparisons_workload(case: Case) -> Workload:
         return Workload(steps, list(combinations(range(responses), 2)), **special_tokens(case))
     chat = chat_of(case)
     rows = sample(read_comparisons(case.data)[0], case)
-    ranked = ranked_groups(chat, rows)
+    ranked = [best_first(example) for example in ranked_groups(chat, rows)]
     # every step has the same number of pairs, as the peer counts its batches in pairs
-    pairs = ranked[0].pairs
-    examples = [example for example in ranked if example.pairs == pairs]
-    if len(examples) < case.batch:
-        raise ValueError(f"data has {len(examples)} comparisons ranked as its first: --batch {case.batch} needs more")
-    chosen = [examples[i % len(examples)].group for i in range(case.batch * case.turns)]
-    return Workload(in_steps(chosen, case.batch), pairs, **special_tokens(case, chat))
+    pairs = ranked[0][1]
+    examples = [group for group, its_pairs in ranked if its_pairs == pairs]
+    needed = case.batch * case.turns
+    if len(examples) < needed:  # none twice: what the reference says of it would be remembered
+        raise ValueError(
+            f"data has {len(examples)} comparisons ranked as its first: {case.turns} turns of {case.batch} prompts "
+            f"need {needed}; lower --batch or --repeats"
+        )
+    return Workload(in_steps(examples[:needed], case.batch), pairs, **special_tokens(case, chat))
+
+
+def best_first(example: RankedGroup) -> tuple[Group, list[tuple[int, int]]]:
+    """The group with its responses in the order of their wins, and its pairs in that order."""
+    wins = Counter(chosen for chosen, _ in example.pairs)
+    order = sorted(range(len(example.group.response_ids)), key=lambda index: -wins[index])
+    place = {index: position for position, index in enumerate(order)}
+    group = Group(example.group.prompt_ids, [example.group.response_ids[index] for index in order])
+    return group, sorted((place[chosen], place[rejected]) for chosen, rejected in example.pairs)
 
 
 def prompts_workload(case: Case) -> Workload:

@@ -14,7 +14,9 @@ from benchmarks.cost import Work, backward, forward, rollout_seconds, visible_pa
 from benchmarks.machine import Rates
 from benchmarks.shapes import Shape
 from benchmarks.side_by_side import exponent
+from benchmarks.workload import best_first
 from rlhf.engine.packing import Group
+from rlhf.training.examples import RankedGroup
 from tests.end_to_end.launching import ROOT, launched
 
 
@@ -169,6 +171,13 @@ def test_a_step_of_decoding_costs_its_live_rows() -> None:
     three = rollout_seconds(shape, [[0, 0]], [1, 3], rates, weight_bytes=2)
     # two more steps of one row, over 3 and 4 positions
     assert three - alone == 2 * (2 * 6 + 2 * 10) + 4 * 4 * (3 + 4)
+
+
+def test_rankings_in_any_order_give_the_same_pairs() -> None:
+    ranked = RankedGroup(Group([7], [[1], [2], [3]]), [(2, 0), (2, 1), (0, 1)], 0.0, 1.0, "a")
+    group, pairs = best_first(ranked)
+    assert group.response_ids == [[3], [1], [2]]
+    assert pairs == [(0, 1), (0, 2), (1, 2)]
 
 
 @pytest.mark.parametrize(
