@@ -83,12 +83,14 @@ def _invert(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     sums = probabilities[:, :whole].unflatten(-1, (-1, BLOCK)).sum(dim=-1)
     if whole < vocabulary:
         sums = torch.cat([sums, probabilities[:, whole:].sum(dim=-1, keepdim=True)], dim=-1)
+    # in float64, or rounding decides between neighbours of a large vocabulary, and two machines part ways
+    sums = sums.double()
     up_to = sums.cumsum(dim=-1)
     block, target = _first_above(up_to, uniform * up_to[:, -1:])
     target = target - (up_to - sums).gather(-1, block)
     index = block * BLOCK + torch.arange(BLOCK, device=block.device)
     inside = probabilities.gather(-1, index.clamp(max=vocabulary - 1)) * (index < vocabulary)
-    return block * BLOCK + _first_above(inside.cumsum(dim=-1), target)[0]
+    return block * BLOCK + _first_above(inside.double().cumsum(dim=-1), target)[0]
 
 
 def _first_above(cumulative: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
