@@ -92,7 +92,7 @@ class StageArguments(ModelArguments, TrainingArguments):
         default=0,
         metadata={
             "help": "Tokens, prompts and responses together, of one forward and backward pass of a process; a larger "
-            "batch is split, with the same result. 0: what fits into memory."
+            "batch is split, with the same result. 0: the whole batch in one."
         },
     )
     quantization: str = field(
