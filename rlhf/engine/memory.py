@@ -14,7 +14,7 @@ HEAD_TILE_ROWS = 512  # as `logprobs.CHUNK_ROWS`
 FLOAT32 = 4
 # Measured on SmolLM2-135M on a CPU, with and without checkpointing, 512 to 3,072 tokens a pass: what a backward pass
 # holds at its peak beyond what was kept, in units of what one layer keeps, and what does not grow with anything.
-WORKING_LAYERS = 10
+WORKING_LAYERS = 7
 FIXED_BYTES = 60e6
 
 
@@ -119,7 +119,6 @@ class RunShape:
         ppo_epochs: passes over a rollout.
         gpus: processes.
         zero: DeepSpeed's stage, 0, 2 or 3.
-        attention_bytes: of one number in attention; 4 on a CPU, which computes it in float32.
     """
 
     stage: str
@@ -137,7 +136,6 @@ class RunShape:
     ppo_epochs: int = 4
     gpus: int = 1
     zero: int = 0
-    attention_bytes: int = 2
 
     @property
     def group_tokens(self) -> int:
@@ -167,16 +165,16 @@ def kept_bytes_per_token(model: ModelShape, run: RunShape) -> float:
 
     In the type of the model: the inputs of both norms (2h), of q, k and v (h), of the gate and up layers (h), of the
     output projection (the attention's width), four numbers of the feed-forward width (gate, silu(gate), up, and their
-    product, which the down layer reads), and x A^T of each adapter (r). In the type of attention: queries, outputs,
-    keys and values; those of a prompt stand beside each of its K responses where K > 1. In float32: one number per
-    norm and, for each head, the logarithm of attention's normaliser.
+    product, which the down layer reads), x A^T of each adapter (r), and queries, outputs, keys and values of attention;
+    the last two of a prompt stand beside each of its K responses where K > 1. In float32: one number per norm and, for
+    each head, the logarithm of attention's normaliser.
     """
     linear = 4 * model.hidden + model.query_width + 4 * model.intermediate + len(model.linears) * run.lora_r
     key_share = 1.0
     if run.samples > 1:
         key_share += run.samples * run.prompt_length / run.group_tokens
     attention = 2 * model.query_width + 2 * model.key_value_width * key_share
-    return linear * run.weight_bytes + attention * run.attention_bytes + (2 + model.heads) * FLOAT32
+    return (linear + attention) * run.weight_bytes + (2 + model.heads) * FLOAT32
 
 
 def memory_parts(model: ModelShape, run: RunShape) -> dict[str, float]:
@@ -217,11 +215,11 @@ def kept_activations(model: ModelShape, run: RunShape) -> float:
 
 
 def head_tile_bytes(model: ModelShape, run: RunShape) -> float:
-    """What the output head works on: logits, log-probabilities and probabilities in float32, and the last once more."""
+    """Log-probabilities and probabilities of a tile in float32, and the latter in the model's type."""
     if run.stage == "reward":
         return 0.0
     scored = run.pass_tokens * run.samples * run.response_length / run.group_tokens
-    return min(scored, HEAD_TILE_ROWS) * model.vocabulary * (3 * FLOAT32 + run.weight_bytes)
+    return min(scored, HEAD_TILE_ROWS) * model.vocabulary * (2 * FLOAT32 + run.weight_bytes)
 
 
 def cache_bytes(model: ModelShape, run: RunShape) -> float:
