@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from rlhf.engine.precision import at_least_float32
+
 # Above these PyTorch's kernel, which keeps no probabilities and skips what is masked, is as fast; measured with heads
 # of 64, alone and three to a head of keys.
 MAX_PAIRS = 256 * 255
@@ -60,7 +62,7 @@ def differentiate(
     """
     q, k, v, g = _tiles(query, key), key.flatten(0, 1), value.flatten(0, 1), _tiles(gradient, key)
     value_gradient = torch.bmm(probabilities.transpose(1, 2), g)
-    wide = torch.promote_types(query.dtype, torch.float32)
+    wide = at_least_float32(query.dtype)
     weighted = torch.bmm(g, v.transpose(1, 2)).to(wide) * probabilities
     score_gradient = weighted.sub_(probabilities * weighted.sum(dim=-1, keepdim=True)).to(query.dtype)
     query_gradient = torch.bmm(score_gradient, k).mul_(scaling)

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from rlhf.engine import attention_short
 from rlhf.engine.attention_segments import Bucket, Segment
+from rlhf.engine.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class _CPUAttention(torch.autograd.Function):
         outer, inner = (_parts(tensor, segments) for tensor in (gradient, output))
         query_gradient = torch.empty_like(query)
         # a prompt's keys gather from all of its responses: summed up before they are rounded
-        totals = [torch.zeros_like(tensor, dtype=_wide_type(tensor)) for tensor in (key, value)]
+        totals = [torch.zeros_like(tensor, dtype=at_least_float32(tensor.dtype)) for tensor in (key, value)]
         for bucket, from_forward in zip(buckets, kept, strict=True):
             rectangles = _rectangles(parts, segments, bucket)
             g, o = (_queries(tensors, bucket).transpose(1, 2) for tensors in (outer, inner))
@@ -139,7 +140,7 @@ def _attend_on_cpu(
     rectangles: tuple[torch.Tensor, ...], bucket: Bucket, scaling: float, sliding_window: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output of a bucket, and what its backward pass needs besides."""
-    wide = _wide_type(rectangles[0])
+    wide = at_least_float32(rectangles[0].dtype)
     mask = _mask(bucket, sliding_window, rectangles[0].device)
     if attention_short.is_short(bucket.length, bucket.num_keys):
         if mask is None:
@@ -165,7 +166,7 @@ def _differentiate_on_cpu(
     if attention_short.is_short(bucket.length, bucket.num_keys):
         query, key, value = rectangles
         return attention_short.differentiate(gradient, query, key, value, kept, scaling)
-    wide = _wide_type(gradient)
+    wide = at_least_float32(gradient.dtype)
     mask = _mask(bucket, sliding_window, gradient.device)
     g, o, q, k, v = (tensor.to(wide) for tensor in (gradient, output, *rectangles))
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -175,10 +176,6 @@ def _differentiate_on_cpu(
 
 def _parts(tensor: torch.Tensor, segments: Sequence[Segment]) -> tuple[torch.Tensor, ...]:
     return tensor.split([segment.length for segment in segments])
-
-
-def _wide_type(tensor: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _rectangles(
@@ -264,7 +261,7 @@ def _as_written(
         mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
     repeats = heads // key.shape[1]
     key, value = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key, value))
-    scores = (query @ key.transpose(-1, -2)).to(torch.promote_types(query.dtype, torch.float32)) * softmax.scaling
+    scores = (query @ key.transpose(-1, -2)).to(at_least_float32(query.dtype)) * softmax.scaling
     if softmax.softcap is not None:
         scores = softmax.softcap * torch.tanh(scores / softmax.softcap)
     scores = scores.masked_fill(~mask, float("-inf"))

@@ -25,9 +25,10 @@ from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_z
 from rlhf.engine import attention
 from rlhf.engine.attention import prefix_layout
 from rlhf.engine.logprobs import LogitForm, head_logprobs
-from rlhf.engine.lora_layer import at_least_float32, is_linear_adapter, route_by_role
+from rlhf.engine.lora_layer import is_linear_adapter, route_by_role
 from rlhf.engine.norms import fuse_norms
 from rlhf.engine.packing import PackedBatch, unshare
+from rlhf.engine.precision import at_least_float32
 from rlhf.engine.quantization import compute_in_full, loading_config
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from peft.tuners import lora
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from rlhf.engine.precision import at_least_float32
 from rlhf.engine.quantization import is_quantized
 
 
@@ -37,10 +38,6 @@ def route_by_role(layer: lora.Linear, name: str, adapters_by_row: list[str | Non
         linear.to(at_least_float32(layer.base_layer.weight.dtype))
         linear.forward = functools.partial(_cast_linear, linear)
     layer.forward = functools.partial(_routed_forward, layer, adapters_by_row)
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _routed_forward(layer: lora.Linear, adapters_by_row: list[str | None], x: torch.Tensor) -> torch.Tensor:

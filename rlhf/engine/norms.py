@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from rlhf.engine.precision import at_least_float32
+
 
 class _RMSNorm(torch.autograd.Function):
     """y = w x / s with s = sqrt(mean(x^2) + eps), w frozen; in float32 or better, rounded once.
@@ -24,7 +26,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, offset: float, eps: float) -> torch.Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+        wide = x.to(at_least_float32(x.dtype), copy=True)
         inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         inverse.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.offset = offset
