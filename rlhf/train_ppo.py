@@ -16,6 +16,7 @@ from rlhf.data.comparisons import Comparison, read_prompts
 from rlhf.engine.adapters import add_adapter_from, load_head_weights
 from rlhf.engine.backbone import Backbone, reward_roles
 from rlhf.engine.rollout_engines import check_engine
+from rlhf.engine.sources import quantization_of
 from rlhf.training.arguments import DTYPES
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.ppo_arguments import PPOArguments
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prompts = load_prompts(args)
         scorer = load_scorer(args.scorer) if args.scorer else None
         source = find_backbone(args)
-        parents = check_reward_models(args.reward_model, source.backbone)
+        parents = check_reward_models(args.reward_model, source.backbone, args.quantization)
         chat = load_chat(source, args)
         backbone = build_backbone(args, str(source.backbone))
         stage = open_stage("ppo", args, source, chat, data_files=args.prompt_file, parents=parents)
@@ -64,13 +65,13 @@ def load_prompts(args: PPOArguments) -> list[Comparison]:
     return prompts
 
 
-def check_reward_models(folders: Sequence[str], backbone: Path) -> dict[str, Path]:
+def check_reward_models(folders: Sequence[str], backbone: Path, quantization: str = "none") -> dict[str, Path]:
     """The reward models by their name in the manifest: `reward_model`, or those of an ensemble by their folders.
 
     Raises:
         ValueError: with what is wrong and what to do.
     """
-    checked = [check_reward_model(Path(folder), backbone) for folder in folders]
+    checked = [check_reward_model(Path(folder), backbone, quantization) for folder in folders]
     if len(checked) == 1:
         return {"reward_model": checked[0]}
     named = {f"reward_model_{folder.absolute().name}": folder for folder in checked}
@@ -79,7 +80,7 @@ def check_reward_models(folders: Sequence[str], backbone: Path) -> dict[str, Pat
     return named
 
 
-def check_reward_model(folder: Path, backbone: Path) -> Path:
+def check_reward_model(folder: Path, backbone: Path, quantization: str = "none") -> Path:
     """Refuse what is no reward model, or one trained on other weights than the policy's.
 
     Raises:
@@ -96,6 +97,11 @@ def check_reward_model(folder: Path, backbone: Path) -> Path:
         raise ValueError(
             f"reward_model {folder} was trained on another base, {trained_on['path']}: train it on the model that "
             "PPO starts from, or start PPO from that base with --model"
+        )
+    if quantization_of(folder) != quantization:
+        raise ValueError(
+            f"reward_model {folder} was trained with quantization {quantization_of(folder)}, which gives the base "
+            f"other weights: take --quantization {quantization_of(folder)} in place of {quantization}"
         )
     return folder
 

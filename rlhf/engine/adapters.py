@@ -68,6 +68,7 @@ def add_adapter_from(backbone: Backbone, name: str, folder: Path) -> None:
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{folder} holds a {config.peft_type} adapter: only LoRA shares a backbone with other roles")
     _refuse_variants(config, folder)
+    config.lora_dropout = 0.0  # it was for the training that made the adapter; here it would make scores random
     backbone.add_adapter(name, config)
     load_adapter_weights(backbone, name, folder)
 

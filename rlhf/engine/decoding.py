@@ -51,7 +51,11 @@ class _Scoring:
     sinks: torch.Tensor | None
 
     def weights(self, scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
-        """Softmax over the last dimension, in float32, with one more score from `sinks` that is left out after."""
+        """Softmax over the last dimension with one more score from `sinks` that is left out after.
+
+        Scores and weights are in the type of the model, which transformers' eager attention does too; widening the
+        cache at every step would cost more than the step. PPO scores a rollout anew, in float32 scores.
+        """
         if sinks is None:
             return scores.softmax(dim=-1)
         with_sinks = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], dim=-1)

@@ -66,9 +66,8 @@ def _forward(module: nn.Module, offset: float, eps: float, x: torch.Tensor) -> t
     assert isinstance(weight, torch.Tensor)
     if weight.requires_grad:  # the form above is for frozen weights
         return type(module).forward(module, x)
-    if x.is_cuda:
-        scale = weight if offset == 0 else (weight.float() + offset).to(x.dtype)
-        return F.rms_norm(x, (x.shape[-1],), scale, eps)
+    if x.is_cuda and offset == 0:  # 1 + weight would have to be rounded to the type of x
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
     return _RMSNorm.apply(x, weight, offset, eps)
 
 

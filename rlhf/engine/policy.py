@@ -32,12 +32,13 @@ class Policy:
             raise ValueError(f"model is {source.name}, a reward model: it gives scores, not responses; name a policy")
         self.name = source.name
         self.chat = chat
-        self.backbone = Backbone.load(str(source.backbone), dtype=dtype)
+        self.backbone = Backbone.load(str(source.backbone), dtype=dtype, quantization=source.quantization)
         if torch.cuda.is_available():
             self.backbone.to("cuda")
         self.has_adapter = source.adapter is not None
         if source.adapter is not None:
             add_adapter_from(self.backbone, "policy", source.adapter)
+        self.backbone.eval()
         self.sampler = Sampler(
             MergedCopy(self.backbone, "policy").model,
             stop_ids=chat.stop_ids,

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from rlhf.engine import embedded
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -23,13 +25,14 @@ ACCEPTED = (
 class ModelSource:
     """Where a model's weights are.
 
-    `backbone` is a folder with config.json, `adapter` a folder with adapter_config.json or None, and `name`
-    what the user called the model.
+    `backbone` is a folder with config.json, `adapter` a folder with adapter_config.json or None, `name` what the user
+    called the model, and `quantization` how the backbone was loaded when the adapter was trained.
     """
 
     backbone: Path
     adapter: Path | None
     name: str
+    quantization: str = "none"
 
 
 def resolve_model(name: str | Path) -> ModelSource:
@@ -47,7 +50,14 @@ def resolve_model(name: str | Path) -> ModelSource:
     adapter_config = folder / "adapter_config.json"
     if not adapter_config.is_file():
         return ModelSource(folder, None, name)
-    return ModelSource(_backbone_of(adapter_config), folder, name)
+    return ModelSource(_backbone_of(adapter_config), folder, name, quantization_of(folder))
+
+
+def quantization_of(run: Path) -> str:
+    """What the configuration of a run of this framework says; adapters from elsewhere have none."""
+    config = run / "config.yaml"
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    return str(settings.get("quantization", "none")) if isinstance(settings, dict) else "none"
 
 
 def _model_folder(name: str) -> Path:

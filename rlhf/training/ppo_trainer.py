@@ -120,7 +120,6 @@ class PPOTrainer(RoleTrainer):
             args.max_new_tokens,
             args.temperature,
             args.seed * 1_000_003 + self.state.global_step,
-            min_new_tokens=args.min_new_tokens,
         )
         encoded = [self.chat.encode_prompt(prompt.prompt) for prompt in prompts]
         started = time.perf_counter()
@@ -168,7 +167,7 @@ class PPOTrainer(RoleTrainer):
 
     def _ensemble_scores(self, outputs: dict[str, RoleOutput]) -> torch.Tensor:
         """`[responses]` scores of the reward model, or of several together."""
-        scores = [outputs[role.name].scores for role in self.reward_roles]
+        scores = [score for role in self.reward_roles if (score := outputs[role.name].scores) is not None]
         if len(scores) == 1:
             return scores[0]
         score, deviation = ensemble_score(torch.stack(scores), penalty=self.args.ensemble_penalty)

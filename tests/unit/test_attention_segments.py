@@ -180,7 +180,7 @@ def test_bfloat16_goes_in_and_comes_out() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_the_backward_pass_keeps_no_copies_of_queries_and_keys(dtype) -> None:
+def test_the_backward_pass_keeps_probabilities_and_no_copies_of_queries_and_keys(dtype) -> None:
     batch = pack([Group([1] * 30, [[2] * 20] * 4)])
     tensors = states(batch, rows=1, dtype=dtype)
     kept: dict[int, int] = {}
@@ -192,8 +192,9 @@ def test_the_backward_pass_keeps_no_copies_of_queries_and_keys(dtype) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output, _ = shared_prefix_attention(torch.nn.Module(), *tensors, None, prefix_layout=prefix_layout(batch))
     inputs_and_output = sum(tensor.nbytes for tensor in [*tensors, output])
-    log_sums = 4 * len(batch.input_ids) * torch.float32.itemsize
-    assert sum(kept.values()) <= inputs_and_output + log_sums
+    # 4 heads: of the prompt 30 queries and keys, of each response 20 queries and 50 keys
+    probabilities = 4 * (30 * 30 + 4 * 20 * 50) * dtype.itemsize
+    assert sum(kept.values()) <= inputs_and_output + probabilities
 
 
 def test_segments_share_a_call_where_padding_costs_less_than_one() -> None:

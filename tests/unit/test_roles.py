@@ -220,6 +220,20 @@ def test_lora_dropout_is_of_the_role_and_only_while_training(tiny_model, fill_ad
     assert one.equal(other)
 
 
+def test_an_adapter_from_a_folder_has_no_dropout(tiny_model, fill_adapter, tmp_path) -> None:
+    backbone = Backbone(tiny_model())
+    config = lora(lora_dropout=0.5)
+    backbone.add_adapter("reward", config)
+    fill_adapter(backbone, "reward")
+    write_adapter(tmp_path, adapter_tensors(backbone, "reward"), config, backbone_path="tiny")
+
+    reader = Backbone(tiny_model())
+    add_adapter_from(reader, "policy", tmp_path)
+    reader.train()
+    one, other = (reader(BATCH, [POLICY])["policy"].logprobs for _ in range(2))
+    assert one.equal(other)
+
+
 def test_adapters_stay_in_float32_over_a_bfloat16_base(tiny_model, fill_adapter) -> None:
     backbone = Backbone(tiny_model(dtype=torch.bfloat16))
     backbone.add_adapter("policy", lora())

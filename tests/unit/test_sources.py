@@ -114,3 +114,10 @@ def test_an_adapter_on_an_adapter_is_refused(tmp_path: Path, base: str) -> None:
     adapter(tmp_path / "other", "../dpo")
     with pytest.raises(ValueError, match="an adapter itself"):
         resolve_model(adapter(tmp_path / "dpo", base))
+
+
+def test_an_adapter_says_how_its_backbone_was_quantised(tmp_path: Path) -> None:
+    run = adapter(tmp_path / "dpo", str(backbone(tmp_path / "sft")))
+    assert resolve_model(run).quantization == "none"
+    (run / "config.yaml").write_text("quantization: nf4\n")
+    assert resolve_model(run).quantization == "nf4"
