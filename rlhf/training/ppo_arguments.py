@@ -26,7 +26,6 @@ class PPOArguments(StageArguments):
     )
     samples_per_prompt: int = field(default=1, metadata={"help": "Responses per prompt, 1 to 8."})
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response in tokens."})
-    min_new_tokens: int = field(default=0, metadata={"help": "A response cannot stop before it has this many tokens."})
     temperature: float = field(
         default=1.0, metadata={"help": "Sampling temperature; log-probabilities are taken at it."}
     )
@@ -83,11 +82,6 @@ class PPOArguments(StageArguments):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens is {self.min_new_tokens}: it must lie between 0 and max_new_tokens "
-                f"({self.max_new_tokens})"
-            )
         for name in ("temperature", "clip_range", "value_clip_range", "kl_horizon"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
