@@ -123,6 +123,7 @@ class Backbone(nn.Module):
         model.requires_grad_(False)
         _switch_dropout_off(model)
         fuse_norms(model)
+        self.longest_sequence = _longest_sequence(model)
         self.model = model
         self.heads = nn.ModuleDict()
         self.adapter_configs: dict[str, LoraConfig] = {}
@@ -215,7 +216,16 @@ class Backbone(nn.Module):
 
         Returns:
             The output of each role by its name.
+
+        Raises:
+            ValueError: a sequence is too long for a rotary embedding that depends on the length.
         """
+        if self.longest_sequence is not None and int(batch.position_ids.max()) >= self.longest_sequence:
+            raise ValueError(
+                f"a sequence of {int(batch.position_ids.max()) + 1} tokens: from {self.longest_sequence} on this model "
+                "chooses its rotary embedding by the longest sequence of a batch, so that one response would change "
+                "another; lower max_prompt_length or max_response_length"
+            )
         keywords: dict[str, Any] = {}
         if self.shares_prompts:
             layout = prefix_layout(batch, num_rows=len(roles), dtype=self.dtype)
@@ -341,6 +351,19 @@ def _share_prompts(model: PreTrainedModel) -> bool:
     model.set_attn_implementation(own)
     logger.warning("%s %s: each response is read with a prompt of its own", type(model).__name__, reason)
     return False
+
+
+def _longest_sequence(model: PreTrainedModel) -> int | None:
+    """Tokens up to which a rotary embedding that depends on the length stays one; None where none does."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_layer = [part for part in rope.values() if isinstance(part, dict)] or [rope]
+    bounds = [
+        part.get("original_max_position_embeddings") or config.max_position_embeddings
+        for part in by_layer
+        if part.get("rope_type") in ("longrope", "dynamic")
+    ]
+    return min(bounds, default=None)
 
 
 def _refuse_unrouted_layers(model: PreTrainedModel) -> None:

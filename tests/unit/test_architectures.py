@@ -210,3 +210,12 @@ def test_models_that_know_no_fused_attention_load_and_share_prompts(
     backbone = Backbone(load_causal_lm(str(tmp_path), dtype=torch.float32))
     alone = torch.cat([response_logprobs(stock, g.prompt_ids, r) for g in GROUPS for r in g.response_ids])
     torch.testing.assert_close(backbone(pack(GROUPS), [REFERENCE])["reference"].logprobs, alone, rtol=0, atol=1e-4)
+
+
+def test_a_rotary_embedding_that_depends_on_the_length_refuses_lengths_that_change_it(tiny_model) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    backbone = Backbone(tiny_model(LlamaConfig, rope_parameters=rope, max_position_embeddings=16))
+    fits, too_long = (pack([Group([5] * length, [[7, 8]])]) for length in (14, 15))
+    assert backbone(fits, [REFERENCE])["reference"].logprobs.shape == (2,)
+    with pytest.raises(ValueError, match="17 tokens: from 16 on"):
+        backbone(too_long, [REFERENCE])
