@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train against the reward model or scorer, save policy and value model."""
     args = parse(PPOArguments, argv)
     with exit_on_error():
-        check_engine(args.rollout_engine, args.vllm_server_url)
+        check_engine(args.rollout_engine, args.vllm_server_url, cuda_graphs=args.rollout_cuda_graphs)
         prompts = load_prompts(args)
         scorer = load_scorer(args.scorer) if args.scorer else None
         source = find_backbone(args)

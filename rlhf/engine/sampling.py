@@ -55,6 +55,12 @@ def uniforms(prompt: Sequence[int], index: int, sampling: Sampling) -> torch.Ten
     return torch.rand(sampling.max_new_tokens, generator=generator)
 
 
+def batch_seed(seed: int, prompts: Sequence[Sequence[int]]) -> int:
+    """A seed of 62 bits for a batch; processes have other prompts, hence other numbers."""
+    key = f"{seed}:{';'.join(','.join(map(str, prompt)) for prompt in prompts)}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 2
+
+
 def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw from softmax(logits / temperature) by inverting its distribution function at `uniform`.
 

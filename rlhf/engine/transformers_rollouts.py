@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
-from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from rlhf.engine.backbone import Backbone
 from rlhf.engine.generation import MergedCopy, Sample, Sampling
+from rlhf.engine.sampling import batch_seed
 
 
 class TransformersEngine:
@@ -31,9 +30,7 @@ class TransformersEngine:
         self.merged.sync()
 
     @torch.no_grad()
-    def sample(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: str | None = None
-    ) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
         """Sample batch by batch, shorter prompts first; the generators of the process are left as they were."""
         if sampling.stop_strings:
             raise ValueError("stop_strings need --rollout_engine native or vllm: this engine ends at tokens only")
@@ -41,16 +38,12 @@ class TransformersEngine:
         prompts_at_once = max(1, self.max_rows // sampling.num_samples)
         by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         device = self.merged.model.device
-        with (
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None) as bar,
-        ):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for start in range(0, len(by_length), prompts_at_once):
                 chosen = by_length[start : start + prompts_at_once]
                 samples = self._generate([prompts[index] for index in chosen], sampling)
                 for index, drawn in zip(chosen, samples, strict=True):
                     results[index] = drawn
-                bar.update(len(chosen))
         return results
 
     def _generate(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
@@ -117,9 +110,3 @@ class DrawnLogprobs(LogitsProcessor):
     def _note(self, drawn: torch.Tensor) -> None:
         if self.last is not None:
             self.columns.append(self.last.gather(1, drawn[:, None]))
-
-
-def batch_seed(seed: int, prompts: Sequence[Sequence[int]]) -> int:
-    """A seed of 62 bits for a batch; processes have other prompts, hence other numbers."""
-    key = f"{seed}:{';'.join(','.join(map(str, prompt)) for prompt in prompts)}"
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 2

@@ -5,9 +5,8 @@ ways, chosen by what is there (`ServerEngine`): the adapter as files in a folder
 by NCCL. An engine in this process is handed the merged layers.
 
 What has run: the HTTP side, against a small server in the tests that speaks the same requests and loads the adapter
-files for real. What has never run, for want of vLLM and a GPU where this was written: vLLM itself, the transfer by
-NCCL beyond the calls into TRL's client, and `InProcessEngine` beyond its calls into `vllm.LLM`. They follow what
-TRL 1.16 does with vLLM 0.22 to 0.31.
+files for real. What has not been run: vLLM itself, the transfer by NCCL beyond the calls into TRL's client, and
+`InProcessEngine` beyond its calls into `vllm.LLM`. They follow what TRL 1.16 does with vLLM 0.22 to 0.31.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from tqdm import tqdm
 
 from rlhf.engine.backbone import Backbone
 from rlhf.engine.generation import MergedCopy, Sample, Sampling
@@ -66,6 +64,7 @@ class ServerEngine:
 
     def __init__(self, backbone: Backbone, adapter: str, *, stop_ids: set[int], url: str, exchange_folder: Path):
         self.server, self.stop_ids = Server(url), stop_ids
+        self.model: str | None = None  # the name of the policy there, from the first sync on
         on_gpu = backbone.device.type == "cuda" and importlib.util.find_spec("vllm") is not None
         self.weights: WeightRoute
         if on_gpu and self.server.takes_broadcasts():
@@ -73,7 +72,6 @@ class ServerEngine:
         else:
             self.weights = AdapterFiles(self.server, backbone, adapter, exchange_folder)
         logger.info("the policy reaches the server at %s by %s", url, type(self.weights).__name__)
-        self.sync()
 
     def sync(self) -> None:
         """Send the weights; no process goes on before the server has them."""
@@ -81,21 +79,20 @@ class ServerEngine:
         if dist.is_initialized():
             dist.barrier()
 
-    def sample(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: str | None = None
-    ) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
         """Sample all prompts at once; the server batches them."""
+        model = self.model
+        assert model is not None, "sync before sampling"
 
         def draw(prompt: Sequence[int]) -> list[Sample]:
-            return self.server.complete(self.model, prompt, sampling, self.stop_ids)
+            return self.server.complete(model, prompt, sampling, self.stop_ids)
 
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
-            drawn = threads.map(draw, prompts)
-            return list(tqdm(drawn, total=len(prompts), desc=progress, unit="prompt", disable=progress is None))
+            return list(threads.map(draw, prompts))
 
 
 class InProcessEngine:
-    """Samples from vLLM beside the training, on the same GPU; every process has its own. Has never run.
+    """Samples from vLLM beside the training, on the same GPU; every process has its own. Has not been run.
 
     Args:
         backbone: whose adapter is followed.
@@ -128,7 +125,6 @@ class InProcessEngine:
             logprobs_mode="processed_logprobs",
             trust_remote_code=False,
         )
-        self.sync()
 
     def sync(self) -> None:
         """Write the merged layers into vLLM's own copy, and forget the prompts it has cached."""
@@ -138,15 +134,13 @@ class InProcessEngine:
         model.load_weights((name, parameters[name]) for name in self.touched)
         self.llm.reset_prefix_cache()
 
-    def sample(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: str | None = None
-    ) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
         """Sample all prompts at once, each under a seed of its own."""
         settings = [sampling_parameters(prompt, sampling, self.stop_ids) for prompt in prompts]
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt in prompts],
             sampling_params=[self.parameters_class(**row) for row in settings],
-            use_tqdm=progress is not None,
+            use_tqdm=False,
         )
         return [
             [_sample_of(completion) for completion in output.outputs] * (sampling.num_samples // row["n"])

@@ -9,12 +9,14 @@ from typing import Any
 import httpx
 
 from rlhf.engine.generation import Sample, Sampling
-from rlhf.engine.transformers_rollouts import batch_seed
+from rlhf.engine.sampling import batch_seed
 
 API_KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
 REQUESTS_AT_ONCE = 64
 SECONDS_TO_CONNECT = 10.0
 SECONDS_TO_ANSWER = 1800.0  # a long rollout of a large model
+# what reading fields of an answer raises that is no JSON or has other fields
+NOT_AS_EXPECTED = (ValueError, KeyError, IndexError, TypeError)
 
 
 class Server:
@@ -24,22 +26,29 @@ class Server:
         url: such as http://localhost:8000.
 
     Raises:
-        ValueError: it does not answer.
+        ValueError: it does not answer, not as vLLM does, or the address holds a name or a key.
     """
 
     def __init__(self, url: str):
+        if "@" in url:  # would stand in config.yaml, in logs and in errors, this one excepted
+            raise ValueError(
+                "vllm_server_url holds a name or a key before an @: leave them out, and put the server's key into "
+                f"the environment variable {API_KEY_VARIABLE}"
+            )
         self.url = url.rstrip("/")
         key = os.environ.get(API_KEY_VARIABLE)
         self.client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(SECONDS_TO_ANSWER, connect=SECONDS_TO_CONNECT),
-            limits=httpx.Limits(max_connections=REQUESTS_AT_ONCE),
-            transport=httpx.HTTPTransport(retries=3),  # of connecting: a request that arrived is not repeated
+            # a client that is given a transport leaves the limits to it; retries are of connecting: a request that
+            # arrived is not repeated
+            transport=httpx.HTTPTransport(limits=httpx.Limits(max_connections=REQUESTS_AT_ONCE), retries=3),
         )
         try:
             self._checked(self.client.get(f"{self.url}/health", timeout=SECONDS_TO_CONNECT))
-            self.base_model: str = self.get("/v1/models")["data"][0]["id"]
-        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
+            self.base_model = self._first_model()
+        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, ValueError) as error:
+            self.close()
             raise ValueError(
                 f"vllm_server_url is {url}: no vLLM server answers there ({error}); start one with\n  "
                 f"{serve_command('MODEL')}"
@@ -48,10 +57,6 @@ class Server:
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
-
-    def get(self, path: str) -> dict[str, Any]:
-        """The JSON answer of a GET."""
-        return self._checked(self.client.get(self.url + path)).json()
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """The answer to a POST."""
@@ -74,9 +79,20 @@ class Server:
             "return_tokens_as_token_ids": True,
             **parameters,
         }
-        choices = sorted(self.post("/v1/completions", body).json()["choices"], key=lambda choice: choice["index"])
+        response = self.post("/v1/completions", body)
+        try:
+            choices = sorted(response.json()["choices"], key=lambda choice: choice["index"])
+        except NOT_AS_EXPECTED:
+            raise self._unlike_vllm(response) from None
         samples = [self._sample(choice) for choice in choices]
         return samples * (sampling.num_samples // parameters["n"])
+
+    def _first_model(self) -> str:
+        response = self._checked(self.client.get(f"{self.url}/v1/models", timeout=SECONDS_TO_CONNECT))
+        try:
+            return str(response.json()["data"][0]["id"])
+        except NOT_AS_EXPECTED:
+            raise self._unlike_vllm(response) from None
 
     def _sample(self, choice: dict[str, Any]) -> Sample:
         logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
@@ -86,6 +102,12 @@ class Server:
                 "newer"
             )
         return Sample(choice["token_ids"], logprobs, choice["finish_reason"] == "stop")
+
+    def _unlike_vllm(self, response: httpx.Response) -> ValueError:
+        return ValueError(
+            f"the server at {self.url} answered {response.request.url.path} with what vLLM does not answer: "
+            f"{response.text[:200]}"
+        )
 
     def _checked(self, response: httpx.Response) -> httpx.Response:
         if response.is_error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch.distributed as dist
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from rlhf.engine.adapters import adapter_tensors, write_adapter
 from rlhf.engine.backbone import Backbone
@@ -64,15 +65,17 @@ class AdapterFiles:
 
 
 class Broadcast:
-    """Overwrites a server's weights with the merged ones by NCCL, through TRL's client. Has never run.
+    """Overwrites a server's weights with the merged ones by NCCL, through TRL's client; NCCL itself has not run.
 
     All weights go, not only the touched ones: vLLM loads layer by layer and cannot take a part of one, such as the
-    q of a fused qkv.
+    q of a fused qkv. The merged copy is in the main process alone, which sends it; under ZeRO-3 in all of them, since
+    to merge a layer all processes must gather it.
     """
 
     def __init__(self, server: Server, backbone: Backbone, adapter: str):
         self.server = server
-        self.merged = MergedCopy(backbone, adapter)
+        merges = _is_main_process() or is_deepspeed_zero3_enabled()
+        self.merged = MergedCopy(backbone, adapter) if merges else None
         if os.environ.get(API_KEY_VARIABLE):
             raise ValueError(
                 f"{API_KEY_VARIABLE} is set, and TRL's client, which sends the weights by NCCL, sends no key: start "
@@ -86,8 +89,10 @@ class Broadcast:
 
     def send(self) -> str:
         """Merge and send; returns the name to ask the server for."""
-        self.merged.sync()
+        if self.merged is not None:
+            self.merged.sync()
         if _is_main_process():
+            assert self.merged is not None
             self.client.update_model_params(self.merged.model)
             self.client.reset_prefix_cache()
         return self.server.base_model

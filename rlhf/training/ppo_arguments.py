@@ -41,6 +41,10 @@ class PPOArguments(StageArguments):
         default=0.3, metadata={"help": "Share of a GPU's memory for vLLM in this process, .2 to .6."}
     )
     rollout_batch_rows: int = field(default=64, metadata={"help": "Responses decoded side by side."})
+    rollout_cuda_graphs: bool = field(
+        default=False,
+        metadata={"help": "CUDA graphs for the native decoder, on a GPU only; has not been run yet."},
+    )
     num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each rollout, 1 to 4."})
     num_mini_batches: int = field(default=1, metadata={"help": "Optimiser steps per pass."})
     learning_rate: float = field(default=3e-5, metadata={"help": "1e-5 to 1e-4 with LoRA."})

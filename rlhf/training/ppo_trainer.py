@@ -85,6 +85,7 @@ class PPOTrainer(RoleTrainer):
             max_rows=args.rollout_batch_rows,
             vllm_server_url=args.vllm_server_url,
             vllm_gpu_memory=args.vllm_gpu_memory,
+            cuda_graphs=args.rollout_cuda_graphs,
             exchange_folder=Path(args.output_dir) / "rollout_adapters",
         )
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import trl.generation.vllm_client as trl_client
 from peft import LoraConfig
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import GenerationConfig
 
 from rlhf.engine.backbone import POLICY, Backbone
@@ -20,9 +22,9 @@ from rlhf.engine.generation import Sampling
 from rlhf.engine.packing import Group, pack
 from rlhf.engine.rollout_engines import NativeEngine, TransformersEngine, build_engine, check_engine
 from rlhf.engine.vllm_rollouts import InProcessEngine, ServerEngine
-from rlhf.engine.vllm_server import Server
+from rlhf.engine.vllm_server import REQUESTS_AT_ONCE, Server
 from rlhf.engine.vllm_weights import Broadcast
-from tests.unit.vllm_stand_in import BASE, StandIn, sample_in_one_of_two_processes, serving
+from tests.unit.vllm_stand_in import BASE, Raw, StandIn, sample_in_one_of_two_processes, serving
 
 PROMPTS = [[5, 9, 13, 7, 22], [33, 34], [20, 21, 22, 23, 24, 25, 26], [40], [50, 51, 52]]
 STOP = {2, 3, 4}
@@ -41,7 +43,9 @@ def ours(engine_class, backbone, *, stop_ids=STOP, max_rows=64):
 
 
 def over_http(url, backbone, folder, *, stop_ids=STOP) -> ServerEngine:
-    return ServerEngine(backbone, "policy", stop_ids=stop_ids, url=url, exchange_folder=folder)
+    engine = ServerEngine(backbone, "policy", stop_ids=stop_ids, url=url, exchange_folder=folder)
+    engine.sync()
+    return engine
 
 
 def tokens(sampled) -> list[list[list[int]]]:
@@ -255,14 +259,14 @@ def test_of_two_processes_one_sends_and_both_sample(tiny_model, server, tmp_path
         nprocs=2,
     )
     names = [body["lora_name"] for body in stand_in.bodies("/v1/load_lora_adapter")]
-    assert len(names) == 2, "one at the start and one at the sync, by one of the processes"
+    assert len(names) == 1, "by one of the processes, and not before the sync"
     asked = stand_in.bodies("/v1/completions")
-    assert {body["model"] for body in asked} == {names[1]}
+    assert {body["model"] for body in asked} == set(names)
     assert sorted(body["prompt"] for body in asked) == sorted(PROMPTS)
     # what a process got is what anyone gets who asks for that model, prompt and seed
     for rank in range(2):
         mine = PROMPTS[rank::2]
-        alone = [Server(url).complete(names[1], prompt, sampling, STOP) for prompt in mine]
+        alone = [Server(url).complete(names[0], prompt, sampling, STOP) for prompt in mine]
         assert json.loads((folder / f"{rank}.json").read_text()) == tokens(alone)
 
 
@@ -313,6 +317,18 @@ def test_a_server_says_whether_it_takes_broadcasts(tiny_model) -> None:
             server = Server(url)
             assert server.takes_broadcasts() == nccl
             server.close()
+
+
+def test_only_the_process_that_sends_by_nccl_merges(tiny_model, fill_adapter, server) -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    try:
+        weights = Broadcast(Server(server[1]), policy(tiny_model, fill_adapter), "policy")
+        before = len(server[0].requests)
+        assert weights.send() == BASE
+    finally:
+        dist.destroy_process_group()
+    assert weights.merged is None
+    assert len(server[0].requests) == before
 
 
 def test_a_key_and_trls_client_exclude_each_other(tiny_model, fill_adapter, server, monkeypatch) -> None:
@@ -375,6 +391,7 @@ def vllm_module(monkeypatch, tiny_model):
 def test_an_engine_in_this_process_is_handed_the_merged_layers(tiny_model, fill_adapter) -> None:
     backbone = policy(tiny_model, fill_adapter)
     engine = InProcessEngine(backbone, "policy", stop_ids=STOP, gpu_memory=0.4)
+    engine.sync()
     assert engine.llm.settings["gpu_memory_utilization"] == 0.4
     assert engine.llm.settings["dtype"] == "float32"
     assert_sync_takes_up_new_weights(engine, backbone, fill_adapter)
@@ -416,6 +433,47 @@ def test_engines_are_built_by_name(tiny_model, fill_adapter, server, tmp_path) -
 def test_what_cannot_run_is_refused(name, url, message) -> None:
     with pytest.raises(ValueError, match=message):
         check_engine(name, url)
+
+
+@pytest.mark.parametrize("url", ["http://ada:s3cret@127.0.0.1:9", "ada:s3cret@127.0.0.1:9", "http://s3cret@host"])
+def test_a_key_in_the_address_is_refused_and_not_repeated(url) -> None:
+    with pytest.raises(ValueError, match="environment variable VLLM_API_KEY") as refused:
+        check_engine("vllm", url)
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("answer", ["<html>", "{}", "[]", '{"data": []}', '{"data": [{}]}', "null"])
+def test_a_server_that_is_not_vllm_is_refused_by_its_address(tiny_model, answer) -> None:
+    stand_in = StandIn(tiny_model())
+    stand_in.list_models = lambda _: Raw(answer)
+    with (
+        serving(stand_in) as url,
+        pytest.raises(ValueError, match=f"(?s){url}: no vLLM server answers there.*/v1/models with what vLLM does not"),
+    ):
+        check_engine("vllm", url)
+
+
+@pytest.mark.parametrize("answer", ["<html>", "{}", '{"choices": null}', '{"choices": [{}]}'])
+def test_completions_that_are_not_vllms_are_refused_by_the_address(tiny_model, answer) -> None:
+    stand_in = StandIn(tiny_model())
+    stand_in.completions = lambda _: Raw(answer)
+    with serving(stand_in) as url, pytest.raises(ValueError, match=f"{url} answered /v1/completions with what vLLM"):
+        Server(url).complete(BASE, PROMPTS[0], Sampling(), STOP)
+
+
+def test_as_many_requests_go_out_at_once_as_there_are_threads(server) -> None:
+    pool = Server(server[1]).client._transport._pool
+    assert pool._max_connections == pool._max_keepalive_connections == REQUESTS_AT_ONCE
+
+
+def test_cuda_graphs_need_the_native_decoder_and_a_gpu(tiny_model, fill_adapter, monkeypatch) -> None:
+    with pytest.raises(ValueError, match="rollout_cuda_graphs is true but rollout_engine is transformers"):
+        check_engine("transformers", None, cuda_graphs=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="rollout_cuda_graphs is true, and torch sees no GPU"):
+        check_engine("native", None, cuda_graphs=True)
+    with pytest.raises(ValueError, match="rollout_cuda_graphs is true, and the policy is on cpu"):
+        NativeEngine(policy(tiny_model, fill_adapter), "policy", stop_ids=STOP, pad_id=0, max_rows=8, cuda_graphs=True)
 
 
 def test_missing_vllm_names_the_ways_out(monkeypatch) -> None:

@@ -37,6 +37,10 @@ class Refusal(Exception):
         self.status = status
 
 
+class Raw(str):
+    """An answer that is sent as it is, not as JSON."""
+
+
 class StandIn:
     """What the server knows; `requests` lists what it was asked: path and body."""
 
@@ -187,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
             status, answer = error.status, {"error": {"message": str(error)}}
         except Exception as error:
             status, answer = 400, {"error": {"message": f"{type(error).__name__}: {error}"}}
-        data = json.dumps(answer).encode()
+        data = (answer if isinstance(answer, Raw) else json.dumps(answer)).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
