@@ -77,17 +77,24 @@ def rollout_seconds(
 ) -> float:
     """Least time to sample responses: each prompt once, then a step per token for the rows that are not finished.
 
+    A step reads the weights, the keys and values of a prompt once for all of its responses that are not finished, and
+    those of each response.
+
     Args:
         prompts: token ids of each prompt.
-        lengths: tokens of every response sampled, the same number for each prompt.
+        lengths: tokens of every response sampled, prompt by prompt, the same number for each.
     """
     groups = [Group(ids, []) for ids in prompts]
     seconds = forward(shape, groups, scored=len(prompts), weight_bytes=weight_bytes).seconds(rates)
-    mean_prompt = sum(map(len, prompts)) / len(prompts)
+    num_samples = len(lengths) // len(prompts)
+    samples = [lengths[i * num_samples : (i + 1) * num_samples] for i in range(len(prompts))]
     for step in range(1, max(lengths)):
-        rows = sum(length > step for length in lengths)
-        cache = rows * (mean_prompt + step) * 2 * shape.key_value_width * shape.num_layers
-        attention = 4 * shape.attention_width * shape.num_layers * rows * (mean_prompt + step)
+        live = [sum(length > step for length in own) for own in samples]
+        rows = sum(live)
+        keys_read = sum(len(prompt) for prompt, alive in zip(prompts, live, strict=True) if alive) + rows * step
+        keys_seen = sum(alive * (len(prompt) + step) for prompt, alive in zip(prompts, live, strict=True))
+        cache = keys_read * 2 * shape.key_value_width * shape.num_layers
+        attention = 4 * shape.attention_width * shape.num_layers * keys_seen
         work = Work(
             2 * shape.body * rows + attention,
             2 * shape.head * rows,

@@ -8,6 +8,7 @@ do that call `generate` on a model with adapters; `--peer_merged` merges them fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,17 +98,26 @@ def response_lengths(responses: torch.Tensor, stop_ids: torch.Tensor) -> list[in
 def tokens(case: Case, work: Workload, side: str, said: Sequence[Numbers]) -> tuple[int, int]:
     """Prompt tokens that were read and tokens that were sampled.
 
-    With padding: the peer's rows run to the end of the longest. Ours pad prompts only, each read once; of rows that
-    have ended ours drops a quarter at a time, and what runs until then is not counted.
+    With padding: the rows of `generate`, the peer's or ours, run to the end of the longest. Our decoder pads nothing
+    and reads each prompt once; rows that have ended it drops at once on a CPU, on a GPU every few steps.
     """
     lengths = [len(ids) for ids in work.prompts()]
     sampled = sum(sum(turn["lengths"]) for turn in said)
-    if side == "ours":
-        real, padded = sum(lengths), len(lengths) * max(lengths)
-        return real * len(said) + sampled, padded * len(said) + sampled
+    if side == "ours" and case.rollout_engine != "transformers":
+        computed = sum(decoded_tokens(case, length) for turn in said for length in turn["lengths"])
+        return sum(lengths) * len(said) + sampled, sum(lengths) * len(said) + computed
     rows = len(lengths) * case.samples_per_prompt
-    steps = sum(turn["steps"] for turn in said)
+    steps = sum(turn["steps"] if side == "peer" else max(turn["lengths"]) for turn in said)
     return sum(lengths) * case.samples_per_prompt * len(said) + sampled, rows * (max(lengths) * len(said) + steps)
+
+
+def decoded_tokens(case: Case, length: int) -> int:
+    """Tokens that our decoder draws in the row of a response of this length, until it drops the row."""
+    from rlhf.engine.generation import STEPS_BETWEEN_CHECKS
+
+    if case.device == "cpu" or case.rollout_engine == "vllm":  # which drops rows as they end
+        return length
+    return min(math.ceil(length / STEPS_BETWEEN_CHECKS) * STEPS_BETWEEN_CHECKS, case.response_length)
 
 
 def limits(case: Case, shape: Shape, work: Workload, said: Numbers, step: int, rates: Rates) -> Mapping[str, float]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.case import Case
 from benchmarks.cost import Work, backward, forward, rollout_seconds, visible_pairs
+from benchmarks.generation import tokens
 from benchmarks.machine import Rates
 from benchmarks.shapes import Shape
 from benchmarks.side_by_side import exponent
-from benchmarks.workload import best_first
+from benchmarks.workload import Workload, best_first
 from rlhf.engine.packing import Group
 from rlhf.training.examples import RankedGroup
 from tests.end_to_end.launching import ROOT, launched
@@ -171,6 +174,29 @@ def test_a_step_of_decoding_costs_its_live_rows() -> None:
     three = rollout_seconds(shape, [[0, 0]], [1, 3], rates, weight_bytes=2)
     # two more steps of one row, over 3 and 4 positions
     assert three - alone == 2 * (2 * 6 + 2 * 10) + 4 * 4 * (3 + 4)
+
+
+def test_a_step_of_decoding_reads_the_keys_of_a_prompt_once() -> None:
+    shape = Shape({(3, 2): 1}, 5, 2, 1, 4, 4)
+    rates = Rates(body=1e9, head=1e9, copy=1)
+    prompts = [[0] * 3, [0] * 5]
+    seconds = rollout_seconds(shape, prompts, [3, 2, 2, 1], rates, weight_bytes=2)
+    weights = 2 * (6 + 10)
+    # keys and values, 4 wide, of: both prompts and one token of three rows; the first prompt and two tokens of one
+    first, second = (2 * 2 * 4 * keys for keys in (3 + 5 + 3 * 1, 3 + 1 * 2))
+    assert seconds == pytest.approx(weights + (weights + first) + (weights + second), rel=1e-6)
+
+
+def test_tokens_of_sampling_by_hand() -> None:
+    work = Workload([[Group([0] * 3, []), Group([0] * 5, [])]], [], [], 0, 0)
+    said = [{"lengths": [1, 9, 10, 8], "steps": 10}]
+    case = Case("generation", batch=2, samples_per_prompt=2, response_length=10, device="cpu")
+    assert tokens(case, work, "ours", said) == (8 + 28, 8 + 28)
+    # on a GPU rows are dropped after steps 8 and 16, and the last is the tenth
+    assert tokens(replace(case, device="cuda"), work, "ours", said) == (8 + 28, 8 + 8 + 10 + 10 + 8)
+    generate = (2 * 8 + 28, 4 * (5 + 10))
+    assert tokens(case, work, "peer", said) == generate
+    assert tokens(replace(case, rollout_engine="transformers"), work, "ours", said) == generate
 
 
 def test_rankings_in_any_order_give_the_same_pairs() -> None:
