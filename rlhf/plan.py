@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from rlhf.engine.memory import (
     passes_per_step,
     step_operations,
 )
+from rlhf.engine.memory_choice import RUNTIME_BYTES, choose, planned_bytes
 from rlhf.engine.sources import resolve_model
 from rlhf.training.parser import exit_on_error, parse
 
@@ -26,9 +26,7 @@ SHAPES = {
     "32b": ModelShape(64, 5120, 27648, 40, 8, 128, 152064, False),
     "70b": ModelShape(80, 8192, 28672, 64, 8, 128, 128256, False),
 }
-RUNTIME_BYTES = 2e9  # CUDA context, communication buffers and what the allocator cannot use
 USABLE = 0.9  # of the memory; the rest is for what varies from batch to batch
-SMALLEST_BUDGET = 256
 
 
 @dataclass
@@ -76,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(PlanArguments, argv)
     with exit_on_error():
         model = model_shape(args.model)
-    run, fits = choose(model, args)
+    run, fits = first_that_fits(model, args)
     print(report(model, run, args, fits))
     return 0 if fits else 1
 
@@ -93,51 +91,34 @@ def model_shape(name: str) -> ModelShape:
     return ModelShape.from_config(config)
 
 
-def choose(model: ModelShape, args: PlanArguments) -> tuple[RunShape, bool]:
-    """The first run that fits, of those that cost least time first; the smallest of all where none does."""
-    wanted = RunShape(
-        stage=args.stage,
-        prompts=args.batch,
-        samples=args.samples_per_prompt,
-        prompt_length=args.prompt_length,
-        response_length=args.response_length,
-        lora_r=args.lora_r,
-        shared_value=args.value_model == "shared",
-        ppo_epochs=args.num_ppo_epochs,
-        gpus=args.gpus,
-    )
-    room = args.gpu_memory * 1e9 * USABLE
-    run = wanted
+def first_that_fits(model: ModelShape, args: PlanArguments) -> tuple[RunShape, bool]:
+    """The run that costs least time, ZeRO-2 before ZeRO-3, and whether it fits; the smallest where none does."""
+    room = args.gpu_memory * 1e9 * USABLE - RUNTIME_BYTES
     for zero in [args.zero] if args.zero is not None else [2, 3] if args.gpus > 1 else [0]:
-        for checkpointing in (False, True):
-            for merged in (True, False) if args.stage == "ppo" and zero != 3 else (False,):
-                for budget in budgets(wanted, args.micro_batch_tokens):
-                    run = dataclasses.replace(
-                        wanted, zero=zero, checkpointing=checkpointing, merged_copy=merged, micro_batch_tokens=budget
-                    )
-                    if needed(model, run) <= room:
-                        return run, True
-    return run, False
-
-
-def budgets(run: RunShape, fixed: int) -> list[int]:
-    """Tokens of a pass to try: the whole batch, then powers of two below it."""
-    if fixed:
-        return [fixed]
-    whole = run.prompts * run.group_tokens
-    top = 1 << (whole - 1).bit_length()
-    return [budget for power in range(20) if (budget := top >> power) >= SMALLEST_BUDGET] or [top]
-
-
-def needed(model: ModelShape, run: RunShape) -> float:
-    """Bytes of one GPU."""
-    return sum(memory_parts(model, run).values()) + RUNTIME_BYTES
+        wanted = RunShape(
+            stage=args.stage,
+            prompts=args.batch,
+            samples=args.samples_per_prompt,
+            prompt_length=args.prompt_length,
+            response_length=args.response_length,
+            lora_r=args.lora_r,
+            shared_value=args.value_model == "shared",
+            ppo_epochs=args.num_ppo_epochs,
+            gpus=args.gpus,
+            zero=zero,
+        )
+        budgets = [args.micro_batch_tokens] if args.micro_batch_tokens else []
+        merged_copy = (False,) if zero == 3 else (True, False)
+        run, fits = choose(model, wanted, room, merged_copy=merged_copy, micro_batch_tokens=budgets)
+        if fits:
+            break
+    return run, fits
 
 
 def report(model: ModelShape, run: RunShape, args: PlanArguments, fits: bool) -> str:
     """The plan as lines of text."""
     rows = [(name, size / 1e9) for name, size in memory_parts(model, run).items()]
-    rows += [("runtime", RUNTIME_BYTES / 1e9), ("together", needed(model, run) / 1e9)]
+    rows += [("runtime", RUNTIME_BYTES / 1e9), ("together", (planned_bytes(model, run) + RUNTIME_BYTES) / 1e9)]
     lines = [f"{args.stage} of {args.model} ({model.weights / 1e9:.2f} billion weights) on {run.gpus} GPUs, GB per GPU"]
     lines += [f"  {name:<32}{size:8.2f}" for name, size in rows]
     verdict = "fits" if fits else "DOES NOT FIT"

@@ -18,6 +18,7 @@ from rlhf.engine.backbone import Backbone, reward_roles
 from rlhf.engine.rollout_engines import check_engine
 from rlhf.engine.sources import quantization_of
 from rlhf.training.arguments import DTYPES
+from rlhf.training.memory_plan import longest_rollouts, plan_run
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.ppo_arguments import PPOArguments
 from rlhf.training.ppo_trainer import PPOTrainer
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         source = find_backbone(args)
         parents = check_reward_models(args.reward_model, source.backbone, args.quantization)
         chat = load_chat(source, args)
+        plan_run("ppo", args, source, longest_rollouts(args, chat, prompts))
         backbone = build_backbone(args, str(source.backbone))
         stage = open_stage("ppo", args, source, chat, data_files=args.prompt_file, parents=parents)
     trainer = PPOTrainer(

@@ -110,7 +110,10 @@ class RunShape:
         samples: responses to each.
         prompt_length, response_length: tokens.
         micro_batch_tokens: tokens of one forward and backward pass; at least one prompt with its responses.
-        weight_bytes: of one number of the frozen backbone.
+        batch_tokens: tokens of the largest batch where groups differ, whose longest then has the lengths above; 0 where
+            they are all alike.
+        weight_bytes: of one number of the frozen backbone, and of activations.
+        quantised_bytes: of one number of the decoder layers where they are quantised.
         lora_r: rank of the adapters.
         checkpointing: whether activations are computed again in the backward pass.
         merged_copy: whether rollouts read merged weights in a copy.
@@ -127,7 +130,9 @@ class RunShape:
     prompt_length: int = 512
     response_length: int = 256
     micro_batch_tokens: int = 0
+    batch_tokens: int = 0
     weight_bytes: int = 2
+    quantised_bytes: float | None = None
     lora_r: int = 16
     checkpointing: bool = False
     merged_copy: bool = True
@@ -143,10 +148,20 @@ class RunShape:
         return self.prompt_length + self.samples * self.response_length
 
     @property
+    def whole_tokens(self) -> int:
+        """Tokens of a batch in one pass."""
+        return self.batch_tokens or self.prompts * self.group_tokens
+
+    @property
     def pass_tokens(self) -> int:
-        """Tokens that one pass really holds: whole groups within the budget, at least one."""
+        """Tokens that one pass really holds: whole groups within the budget, at least one.
+
+        Groups of different lengths may fill the budget, so there all of it counts.
+        """
         if not self.micro_batch_tokens:
-            return self.prompts * self.group_tokens
+            return self.whole_tokens
+        if self.batch_tokens:
+            return min(self.batch_tokens, max(self.micro_batch_tokens, self.group_tokens))
         return min(self.prompts, max(1, self.micro_batch_tokens // self.group_tokens)) * self.group_tokens
 
     @property
@@ -187,7 +202,8 @@ def memory_parts(model: ModelShape, run: RunShape) -> dict[str, float]:
     share = run.gpus if run.zero >= 2 else 1
     rows, tokens = run.training_rows, run.pass_tokens
     adapter = model.adapter_weights(run.lora_r)
-    weights = model.weights * run.weight_bytes
+    body_bytes = run.weight_bytes if run.quantised_bytes is None else run.quantised_bytes
+    weights = model.body_weights * body_bytes + (model.weights - model.body_weights) * run.weight_bytes
     parts = {"weights": weights if run.zero < 3 else weights / run.gpus}
     if run.zero == 3:
         parts["gathered layers"] = (2 * model.layer_weights + model.head_weights) * run.weight_bytes
@@ -195,7 +211,8 @@ def memory_parts(model: ModelShape, run: RunShape) -> dict[str, float]:
     # gradients, Adam's two moments, and in the pass a copy of the adapters in the type of the model
     parts["gradients, optimiser"] = rows * adapter * (3 * FLOAT32 / share + run.weight_bytes)
     if run.stage == "ppo" and run.merged_copy:
-        parts["merged copy"] = model.body_weights * run.weight_bytes
+        # embedding and head are the backbone's own, unless that is partitioned
+        parts["merged copy"] = (model.weights if run.zero == 3 else model.body_weights) * run.weight_bytes
     parts["activations"] = kept_activations(model, run)
     # the head works in the forward pass and the layers in the backward pass: the larger counts
     working = WORKING_LAYERS * rows * tokens * kept_bytes_per_token(model, run)

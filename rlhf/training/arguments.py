@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import DistributedType
 from peft import LoraConfig
 from transformers import TrainingArguments
 
@@ -88,11 +89,18 @@ class StageArguments(ModelArguments, TrainingArguments):
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the learning rate."})
     per_device_train_batch_size: int = field(default=4, metadata={"help": "Prompts per batch and process."})
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Prompts per batch in evaluation."})
-    micro_batch_tokens: int = field(
-        default=0,
+    micro_batch_tokens: int | None = field(
+        default=None,
         metadata={
             "help": "Tokens, prompts and responses together, of one forward and backward pass of a process; a larger "
-            "batch is split, with the same result. 0: the whole batch in one."
+            "batch is split, with the same result. 0: the whole batch in one. Unset: by free memory."
+        },
+    )
+    memory_limit_gb: float | None = field(
+        default=None,
+        metadata={
+            "help": "GB (1e9 bytes) a process plans with, where micro_batch_tokens, activation_checkpointing or "
+            "merged_rollouts is unset. Unset: what is free."
         },
     )
     quantization: str = field(
@@ -116,8 +124,10 @@ class StageArguments(ModelArguments, TrainingArguments):
         if self.hub_token is not None:
             raise ValueError("hub_token is not taken here, where others can read it: set HF_TOKEN in the environment")
         self.check_model_arguments()
-        if self.micro_batch_tokens < 0:
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 0:
             raise ValueError(f"micro_batch_tokens is {self.micro_batch_tokens}: it must be at least 0")
+        if self.memory_limit_gb is not None and not self.memory_limit_gb > 0:
+            raise ValueError(f"memory_limit_gb is {self.memory_limit_gb}: it must be above 0")
         check_quantization(self.quantization)
         check_tracker(self.report_to)
         # the Trainer's own trackers stay off; ours follows the run folder
@@ -129,7 +139,16 @@ class StageArguments(ModelArguments, TrainingArguments):
             self.ddp_backend = "gloo"
         if not torch.accelerator.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds that too, but warns
+        # by now None means unset; from here on the Trainer makes it False
+        self.checkpointing_is_open = self.activation_checkpointing is None and self.gradient_checkpointing is None
         super().__post_init__()
+        state = self.distributed_state
+        if state is not None and state.num_processes > 1 and state.distributed_type == DistributedType.NO:
+            raise ValueError(
+                f"accelerate takes these {state.num_processes} processes for single ones, which would never average "
+                "their gradients: launch them with `accelerate launch --cpu`, with a file of configs/accelerate, or "
+                "with ACCELERATE_USE_CPU=true in the environment"
+            )
         if self.eval_strategy != "no" and not self.evaluates_between_steps:
             raise ValueError(
                 f"eval_strategy is {self.eval_strategy.value!r}: this stage measures eval_file at the end; leave it out"

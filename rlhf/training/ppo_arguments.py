@@ -40,6 +40,13 @@ class PPOArguments(StageArguments):
     vllm_gpu_memory: float = field(
         default=0.3, metadata={"help": "Share of a GPU's memory for vLLM in this process, .2 to .6."}
     )
+    merged_rollouts: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether `native` samples from weights with the adapter merged: faster, but a second copy. Unset: "
+            "if memory allows."
+        },
+    )
     rollout_batch_rows: int = field(default=64, metadata={"help": "Responses decoded side by side."})
     rollout_cuda_graphs: bool = field(
         default=False,
@@ -91,6 +98,11 @@ class PPOArguments(StageArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         if self.rollout_engine not in ENGINES:
             raise ValueError(f"rollout_engine is {self.rollout_engine!r}: choose {', '.join(ENGINES)}")
+        if self.merged_rollouts is False and self.rollout_engine != "native":
+            raise ValueError(
+                f"merged_rollouts is false, which rollout_engine {self.rollout_engine} cannot: leave it out, or choose "
+                "native"
+            )
         if not 0 < self.vllm_gpu_memory < 1:
             raise ValueError(f"vllm_gpu_memory is {self.vllm_gpu_memory}: it must lie between 0 and 1, usually .3")
         if self.kl_estimator not in ("k1", "k2", "k3"):

@@ -83,6 +83,7 @@ class PPOTrainer(RoleTrainer):
             stop_ids=chat.stop_ids,
             pad_id=chat.end_of_turn_id if chat.pad_id is None else chat.pad_id,
             max_rows=args.rollout_batch_rows,
+            merged=args.merged_rollouts is not False,
             vllm_server_url=args.vllm_server_url,
             vllm_gpu_memory=args.vllm_gpu_memory,
             cuda_graphs=args.rollout_cuda_graphs,

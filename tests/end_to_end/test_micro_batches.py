@@ -53,3 +53,13 @@ def test_split_batches_of_two_processes_teach_the_same(stage, deepspeed, stage_a
             if name in reference:
                 smallest = 1e-6 if name == "loss/policy" else 0.0
                 assert row[name] == pytest.approx(reference[name], rel=1e-4, abs=smallest), (row["step"], name)
+
+
+def test_processes_that_accelerate_does_not_know_of_are_refused(tmp_path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, str(ROOT / SCRIPTS["dpo"]), "--output_dir", str(tmp_path / "run")]
+    done = launched(command, check=False)
+    assert done.returncode != 0
+    assert "error: accelerate takes these 2 processes for single ones" in done.stderr
+    assert "accelerate launch --cpu" in done.stderr
+    assert not (tmp_path / "run").exists()
