@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from rlhf.engine.attention_segments import VarlenIndex
 from rlhf.engine.packing import PackedBatch
+from rlhf.engine.precision import at_least_float32
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +94,30 @@ def varlen_attention(
     """
     rows, heads, tokens, head_dim = query.shape
     q, k, v = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value))
-    # index_select and not k[index]: its backward adds in place of sorting the index at every call
-    k, v = (tensor.index_select(0, index.key_index) for tensor in (k, v))
+    k, v = (_Gather.apply(tensor, index.key_index) for tensor in (k, v))
     return kernel(q.contiguous(), k, v, index, scaling, sliding_window).view(rows, tokens, heads, head_dim)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of `[n, heads, head_dim]` by index; gradients of a row gathered many times are added in float32 or better.
+
+    A prompt's keys are gathered once for each response, and in bfloat16 every addition would round. On a GPU they are
+    added in no fixed order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.num_rows = len(rows)
+        ctx.save_for_backward(index)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (index,) = ctx.saved_tensors
+        wide = at_least_float32(gradient.dtype)
+        total = gradient.new_zeros((ctx.num_rows, *gradient.shape[1:]), dtype=wide)
+        return total.index_add_(0, index, gradient.to(wide)).to(gradient.dtype), None
 
 
 def torch_varlen(
@@ -190,13 +213,15 @@ class FlexMasks:
         return mask
 
     def block_mask(self, sliding_window: int | None) -> Any:
-        """FlexAttention's form of it, built once."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        """FlexAttention's form of it, built once.
 
+        Compiled on a GPU: uncompiled it writes out the whole square of tokens, 1 GB at 32,768 of them.
+        """
         if sliding_window not in self.block_masks:
-            tokens = len(self.segment_ids)
-            self.block_masks[sliding_window] = create_block_mask(
-                self.visible(sliding_window), None, None, tokens, tokens, device=self.segment_ids.device
+            tokens, device = len(self.segment_ids), self.segment_ids.device
+            create = _create_block_mask(device.type)
+            self.block_masks[sliding_window] = create(
+                self.visible(sliding_window), None, None, tokens, tokens, device=device
             )
         return self.block_masks[sliding_window]
 
@@ -227,6 +252,14 @@ def _flex(device_type: str) -> Callable[..., torch.Tensor]:
 
     plain: Any = flex_attention
     # uncompiled it computes the whole square; on a CPU that saves compiling, and only tests come there
+    return torch.compile(plain, dynamic=True) if device_type == "cuda" else plain
+
+
+@functools.cache
+def _create_block_mask(device_type: str) -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    plain: Any = create_block_mask
     return torch.compile(plain, dynamic=True) if device_type == "cuda" else plain
 
 
