@@ -48,9 +48,7 @@ class SFTArguments(StageArguments, SFTConfig):
         if self.eval_strategy != "no" and not self.eval_file:
             raise ValueError(f"eval_strategy is {self.eval_strategy.value!r} without an eval_file: name one")
         if self.quantization != "none":
-            raise ValueError(
-                f"quantization is {self.quantization}: SFT merges its adapter into full weights; use none"
-            )
+            raise ValueError(f"quantization is {self.quantization}: SFT merges its adapter into full weights; use none")
         self.completion_only_loss = True
         self.max_length = self.max_prompt_length + self.max_response_length
 

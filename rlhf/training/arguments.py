@@ -16,6 +16,9 @@ from rlhf.training.tracking import check_tracker
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
+# On a CPU a pass of more tokens is no faster, and keeps more activations; measured at 135M with two threads.
+CPU_PASS_TOKENS = 1024
+
 
 def path_field(help: str, *, default: Any = None, several: bool = False, output: bool = False) -> Any:
     """A field that names files or folders; in a config file they are relative to that file."""
@@ -93,7 +96,8 @@ class StageArguments(ModelArguments, TrainingArguments):
         default=None,
         metadata={
             "help": "Tokens, prompts and responses together, of one forward and backward pass of a process; a larger "
-            "batch is split, with the same result. 0: the whole batch in one. Unset: by free memory."
+            "batch is split, with the same result. 0: the whole batch in one. Unset: by free memory, on a CPU at most "
+            f"{CPU_PASS_TOKENS}."
         },
     )
     memory_limit_gb: float | None = field(
@@ -117,6 +121,13 @@ class StageArguments(ModelArguments, TrainingArguments):
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin batches in host memory."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Batches are built from whole examples."})
     resume_from_checkpoint: str | None = path_field("Checkpoint to go on from: a folder, or `latest`.")
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of one pass, 0 for the whole batch: `micro_batch_tokens`, and where nothing settled it by device."""
+        if self.micro_batch_tokens is not None:
+            return self.micro_batch_tokens
+        return CPU_PASS_TOKENS if self.device.type == "cpu" else 0
 
     def __post_init__(self) -> None:
         if self.output_dir is None:

@@ -21,7 +21,7 @@ from rlhf.data.chat import Chat, Truncation
 from rlhf.data.comparisons import Comparison
 from rlhf.engine.free_memory import free_bytes
 from rlhf.engine.memory import ModelShape, RunShape
-from rlhf.engine.memory_choice import RUNTIME_BYTES, choose, planned_bytes
+from rlhf.engine.memory_choice import RUNTIME_BYTES, budgets, choose, planned_bytes
 from rlhf.engine.packing import Group
 from rlhf.engine.sources import ModelSource
 from rlhf.training.arguments import DTYPES, StageArguments
@@ -91,13 +91,14 @@ def choose_settings(
     except (OSError, ValueError) as error:
         return WITHOUT_LIMIT, f"nothing is planned: {error}", True
     room = USABLE * free - (RUNTIME_BYTES if args.device.type == "cuda" else 0)
+    wanted = run_shape(stage, args, groups)
     run, fits = choose(
         model,
-        run_shape(stage, args, groups),
+        wanted,
         room,
         checkpointing=(False, True) if args.checkpointing_is_open else (bool(args.activation_checkpointing),),
         merged_copy=_merged_choices(args),
-        micro_batch_tokens=[] if args.micro_batch_tokens is None else [args.micro_batch_tokens],
+        micro_batch_tokens=_budgets(args, wanted),
     )
     settled = {
         "micro_batch_tokens": run.micro_batch_tokens,
@@ -105,6 +106,15 @@ def choose_settings(
         "merged_rollouts": run.merged_copy,
     }
     return settled, f"{planned_bytes(model, run) / 1e9:.2f} GB planned, {free / 1e9:.2f} GB free", fits
+
+
+def _budgets(args: StageArguments, wanted: RunShape) -> list[int]:
+    if args.micro_batch_tokens is not None:
+        return [args.micro_batch_tokens]
+    every = budgets(wanted)
+    if not args.pass_tokens or wanted.whole_tokens <= args.pass_tokens:
+        return every
+    return [tokens for tokens in every if 0 < tokens <= args.pass_tokens] or every[-1:]
 
 
 def run_shape(stage: str, args: StageArguments, groups: Sequence[Group]) -> RunShape:

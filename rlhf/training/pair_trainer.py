@@ -116,7 +116,7 @@ class PairTrainer(RoleTrainer, ABC):
         for start in tqdm(starts, desc=label, unit="batch", disable=not self.is_world_process_zero()):
             batch_examples = examples[start : start + size]
             lengths = [example.group.num_tokens for example in batch_examples]
-            for indices in token_passes(lengths, self.args.micro_batch_tokens or 0):
+            for indices in token_passes(lengths, self.args.pass_tokens):
                 chunk = [batch_examples[index] for index in indices]
                 batch = collate_pairs(chunk).to(self.args.device)
                 yield chunk, batch, self.response_scores(batch).float()

@@ -102,7 +102,7 @@ class RoleTrainer(Trainer):
             For each batch its passes, each with the indices of its groups: none of them in the passes that a batch
             of few groups runs only because other processes do.
         """
-        limit = self.args.micro_batch_tokens or 0
+        limit = self.args.pass_tokens
         passes = [token_passes(lengths, limit) for lengths in batches]
         counts = torch.tensor([len(split) for split in passes], device=self.args.device)
         if limit and self.accelerator.num_processes > 1:

@@ -136,9 +136,10 @@ NAMES = {
     "vocab_size": 100,
 }
 GROUPS = [Group(range(900), [range(50), range(50)]), Group(range(90), [range(5), range(5)])] * 4
-# Four groups of 1,000 tokens; a layer keeps 118 x 2 + (16 + 8 x 2.8) x 2 + 16 = 328.8 bytes of each, nine times that
-# are planned: 11.8 MB for 4,000 tokens, 6.1 MB for 2,048, beside 60 MB that stand. Four fifths of 83.3 MB are 66.6.
-ENOUGH, LITTLE, TOO_LITTLE = 0.2, 0.0833, 0.01
+# Four groups of 250 tokens; a layer keeps 118 x 2 + (16 + 8 x 2.8) x 2 + 16 = 328.8 bytes of each, nine times that
+# are planned: 3.0 MB for 1,000 tokens, 1.5 MB for 512, beside 60 MB that stand. Four fifths of 77.6 MB are 62.1.
+SHORT = [Group(range(200), [range(25), range(25)])] * 4
+ENOUGH, LITTLE, TOO_LITTLE = 0.2, 0.0776, 0.01
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_the_largest_batch_is_that_of_the_longest_groups(tmp_path) -> None:
 
 def test_with_enough_memory_nothing_changes(tmp_path, source, capsys) -> None:
     args = arguments(tmp_path, ENOUGH)
-    plan_run("dpo", args, source, GROUPS)
+    plan_run("dpo", args, source, SHORT)
     assert (args.micro_batch_tokens, args.activation_checkpointing) == (0, False)
     said = capsys.readouterr().out
     assert said.startswith("dpo: a whole batch in one pass (")
@@ -171,9 +172,21 @@ def test_with_enough_memory_nothing_changes(tmp_path, source, capsys) -> None:
 
 def test_with_little_memory_batches_are_split(tmp_path, source, capsys) -> None:
     args = arguments(tmp_path, LITTLE)
+    plan_run("dpo", args, source, SHORT)
+    assert (args.micro_batch_tokens, args.activation_checkpointing) == (512, False)
+    assert "passes of 512 tokens (0.06 GB planned" in capsys.readouterr().out
+
+
+def test_on_a_cpu_a_pass_is_no_longer_than_what_is_faster(tmp_path, source) -> None:
+    args = arguments(tmp_path, ENOUGH)
+    assert args.pass_tokens == 1024
     plan_run("dpo", args, source, GROUPS)
-    assert (args.micro_batch_tokens, args.activation_checkpointing) == (2048, False)
-    assert "passes of 2048 tokens (0.07 GB planned" in capsys.readouterr().out
+    assert args.micro_batch_tokens == args.pass_tokens == 1024
+    assert arguments(tmp_path, ENOUGH, micro_batch_tokens=0).pass_tokens == 0
+    # a group longer than that goes alone, whatever the limit; the nearest power of two below it is taken
+    args = arguments(tmp_path, ENOUGH)
+    plan_run("dpo", args, source, [Group(range(3000), [range(5), range(5)])] * 2)
+    assert args.micro_batch_tokens == 2048
 
 
 def test_where_nothing_fits_the_smallest_runs_and_a_warning_says_what_to_change(tmp_path, source, caplog) -> None:
