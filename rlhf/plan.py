@@ -115,6 +115,12 @@ def first_that_fits(model: ModelShape, args: PlanArguments) -> tuple[RunShape, b
     return run, fits
 
 
+def _rollout_weights(run: RunShape) -> str:
+    if run.zero == 3:
+        return "a vLLM server, since the native decoder would hold all weights on each GPU"
+    return "a merged copy" if run.merged_copy else "unmerged weights"
+
+
 def report(model: ModelShape, run: RunShape, args: PlanArguments, fits: bool) -> str:
     """The plan as lines of text."""
     rows = [(name, size / 1e9) for name, size in memory_parts(model, run).items()]
@@ -126,11 +132,7 @@ def report(model: ModelShape, run: RunShape, args: PlanArguments, fits: bool) ->
     lines.append(
         f"ZeRO-{run.zero}, {run.pass_tokens} tokens a pass, {passes_per_step(run)} passes a batch, "
         f"checkpointing {'on' if run.checkpointing else 'off'}"
-        + (
-            f", rollouts from {'a merged copy' if run.merged_copy else 'unmerged weights'}"
-            if args.stage == "ppo"
-            else ""
-        )
+        + (f", rollouts from {_rollout_weights(run)}" if args.stage == "ppo" else "")
     )
     lines.append(f"seconds per step at {args.tflops:g} TFLOP/s a GPU (decoding, bound by memory, takes longer):")
     operations = step_operations(model, run)

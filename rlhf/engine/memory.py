@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-HEAD_TILE_ROWS = 512  # as `logprobs.CHUNK_ROWS`
+HEAD_TILE_ROWS = 512  # at least the rows whose logits stand at once
 FLOAT32 = 4
 # Measured on SmolLM2-135M on a CPU, with and without checkpointing, 512 to 3,072 tokens a pass: what a backward pass
 # holds at its peak beyond what was kept, in units of what one layer keeps, and what does not grow with anything.
 WORKING_LAYERS = 7
 FIXED_BYTES = 60e6
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names of their number in config.json
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,17 @@ class ModelShape:
         """The shape in a transformers `config.json`.
 
         Raises:
-            ValueError: a size is missing: the model is no decoder with these names.
+            ValueError: a size is missing, or the model is a mixture of experts: no decoder of this kind.
         """
         names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
         missing = [name for name in names if not isinstance(config.get(name), int)]
         if missing:
             raise ValueError(f"the model's config.json has no {', '.join(missing)}: its memory cannot be computed")
+        experts = next((name for name in EXPERTS if isinstance(config.get(name), int) and config[name] > 1), None)
+        if experts is not None:
+            raise ValueError(
+                f"the model's config.json has {experts}: the memory of a mixture of experts is not computed here"
+            )
         layers, hidden, intermediate, heads, vocabulary = (config[name] for name in names)
         return cls(
             layers,
@@ -182,7 +188,8 @@ def kept_bytes_per_token(model: ModelShape, run: RunShape) -> float:
     output projection (the attention's width), four numbers of the feed-forward width (gate, silu(gate), up, and their
     product, which the down layer reads), x A^T of each adapter (r), and queries, outputs, keys and values of attention;
     the last two of a prompt stand beside each of its K responses where K > 1. In float32: one number per norm and, for
-    each head, the logarithm of attention's normaliser.
+    each head, the logarithm of attention's normaliser. Not counted: on a CPU, where segments are short, attention keeps
+    its probabilities, up to 255 keys x heads a token (`attention_short`).
     """
     linear = 4 * model.hidden + model.query_width + 4 * model.intermediate + len(model.linears) * run.lora_r
     key_share = 1.0

@@ -26,7 +26,7 @@ def test_gradients_of_a_shared_prompt_are_added_in_float32() -> None:
     varlen_attention(query, key, value, index, 1.0, None, only_keys).sum().backward()
     for tensor in (key, value):
         assert tensor.grad.dtype == torch.bfloat16
-        # the prompt's own segment and 600 more; in bfloat16 a sum of ones stays at 256
+        # the prompt's own segment and 600 more, which bfloat16 holds exactly
         assert tensor.grad[0, 0, 0].tolist() == [float(torch.tensor(601.0).bfloat16())] * 8
         assert tensor.grad[0, 0, 1:].eq(1).all()
 

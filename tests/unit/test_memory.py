@@ -128,3 +128,11 @@ def test_bad_input_is_one_line_and_status_2(arguments, said, capsys) -> None:
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_mixture_of_experts_is_refused() -> None:
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    config = dict.fromkeys(names, 8) | {"num_local_experts": 8}
+    with pytest.raises(ValueError, match="num_local_experts: the memory of a mixture of experts"):
+        ModelShape.from_config(config)
+    assert ModelShape.from_config(config | {"num_local_experts": 1}).layers == 8
