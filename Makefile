@@ -38,7 +38,7 @@ system:
 test: $(STAMP) system
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(STAMP) system
+test-all: $(STAMP) system benchmark-peers
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)

@@ -91,6 +91,7 @@ def test_dpo_beside_trl() -> None:
     assert numbers["peer"]["settings"]["gradient_checkpointing"] is False
 
 
+@pytest.mark.slow
 def test_reward_on_a_file_beside_trl_as_it_comes(tiny_chat_model, data) -> None:
     flags = ["--model", tiny_chat_model, "--data", data / "pairs.jsonl", "--batch", 3, "--peer_settings", "default"]
     numbers = measured("reward", *flags)
@@ -101,6 +102,7 @@ def test_reward_on_a_file_beside_trl_as_it_comes(tiny_chat_model, data) -> None:
     assert peer["settings"]["dtype"] == "torch.float32"
 
 
+@pytest.mark.slow
 def test_generation_beside_generate() -> None:
     numbers = measured("generation", *LENGTHS, "--samples_per_prompt", 3)
     check_protocol(numbers)
@@ -109,7 +111,7 @@ def test_generation_beside_generate() -> None:
     assert 2 * 3 * (12 + 1) < peer["tokens"] <= peer["padded_tokens"] <= 2 * 3 * (12 + 6)
 
 
-@pytest.mark.parametrize("value_model", ["shared", "adapter"])
+@pytest.mark.parametrize("value_model", ["shared", pytest.param("adapter", marks=pytest.mark.slow)])
 def test_an_update_of_ppo(value_model) -> None:
     flags = [*LENGTHS, "--samples_per_prompt", 2, "--epochs", 2, "--value_model", value_model]
     numbers = measured("ppo", *flags, peer=False)
@@ -122,6 +124,7 @@ def test_an_update_of_ppo(value_model) -> None:
 PPO_PEER = ROOT / ".benchmark-peers" / "trl-1.12.0"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PPO_PEER.is_dir(), reason="TRL 1.12.0 is not there: `make benchmark-peers` fetches it")
 def test_an_update_of_ppo_beside_trl() -> None:
     numbers = measured("ppo", *LENGTHS, "--samples_per_prompt", 2, "--epochs", 2)
@@ -132,6 +135,7 @@ def test_an_update_of_ppo_beside_trl() -> None:
     assert numbers["peer"]["response_lengths"] == [6]
 
 
+@pytest.mark.slow
 def test_growth_says_how_time_goes_with_tokens() -> None:
     flags = ["--model", "random:tiny", "--prompt_length", 16, "--response_length", 8, "--batch", 1]
     numbers = measured("reward", *flags, "--growth", "length", peer=False)

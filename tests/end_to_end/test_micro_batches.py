@@ -17,7 +17,7 @@ NAMES = ("loss", "loss/policy", "loss/value", "grad_norm")
     ("stage", "deepspeed"),
     [
         ("reward", None),
-        ("ppo", None),
+        pytest.param("ppo", None, marks=pytest.mark.slow),
         pytest.param("dpo", "zero3_cpu.yaml", marks=pytest.mark.deepspeed),
         pytest.param("ppo", "zero2_cpu.yaml", marks=pytest.mark.deepspeed),
     ],
