@@ -5,16 +5,16 @@ python -m benchmarks.dpo --peer --prompt_length 128 --response_length 64 --batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.case import Case
-from benchmarks.cost import Work, backward, forward, num_scored, num_tokens
+from benchmarks.cost import Work, backward, forward, num_scored
 from benchmarks.machine import Rates
 from benchmarks.shapes import Shape, causal_lm
 from benchmarks.side_by_side import Benchmark, Numbers, run
 from benchmarks.worker import StepPhases, TurnCallback, Turns, our_settings
-from benchmarks.workload import Workload, comparisons_workload
+from benchmarks.workload import Workload, comparisons_workload, pair_tokens
 
 
 def ours(case: Case, work: Workload, turns: Turns, scratch: str) -> None:
@@ -67,16 +67,6 @@ def peer(case: Case, work: Workload, turns: Turns, scratch: str) -> dict[str, An
     return {"settings": settings | {"output_dir": "", "dtype": str(peer_dtype(case))}}
 
 
-def tokens(case: Case, work: Workload, side: str, said: Sequence[Numbers]) -> tuple[int, int]:
-    """Tokens of the counted turns; ours have no padding."""
-    from benchmarks.trl_peer import trl_pair_tokens
-
-    if side == "peer":
-        return trl_pair_tokens(work, len(said))
-    count = sum(num_tokens(groups) for groups in work.steps[1 : 1 + len(said)])
-    return count, count
-
-
 def limits(case: Case, shape: Shape, work: Workload, said: Numbers, step: int, rates: Rates) -> Mapping[str, float]:
     """Reference forward, policy forward with the gradient of the head's input, backward through the body."""
     groups, weight_bytes = work.steps[step], case.torch_dtype.itemsize
@@ -93,7 +83,7 @@ BENCHMARK = Benchmark(
     peer="TRL DPOTrainer",
     flags=("num_responses",),
     workload=comparisons_workload,
-    tokens=tokens,
+    tokens=pair_tokens,
     limits=limits,
     training=("step",),
 )

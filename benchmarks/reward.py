@@ -5,16 +5,16 @@ python -m benchmarks.reward --peer --num_responses 4 --json reward.json
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.case import Case
-from benchmarks.cost import backward, forward, num_tokens
+from benchmarks.cost import backward, forward
 from benchmarks.machine import Rates
 from benchmarks.shapes import Shape, causal_lm, sequence_classifier
 from benchmarks.side_by_side import Benchmark, Numbers, run
 from benchmarks.worker import StepPhases, TurnCallback, Turns, our_settings
-from benchmarks.workload import Workload, comparisons_workload
+from benchmarks.workload import Workload, comparisons_workload, pair_tokens
 
 
 def ours(case: Case, work: Workload, turns: Turns, scratch: str) -> None:
@@ -63,16 +63,6 @@ def peer(case: Case, work: Workload, turns: Turns, scratch: str) -> dict[str, An
     return {"settings": settings | {"output_dir": "", "dtype": str(peer_dtype(case))}}
 
 
-def tokens(case: Case, work: Workload, side: str, said: Sequence[Numbers]) -> tuple[int, int]:
-    """Tokens of the counted turns; ours have no padding."""
-    from benchmarks.trl_peer import trl_pair_tokens
-
-    if side == "peer":
-        return trl_pair_tokens(work, len(said))
-    count = sum(num_tokens(groups) for groups in work.steps[1 : 1 + len(said)])
-    return count, count
-
-
 def limits(case: Case, shape: Shape, work: Workload, said: Numbers, step: int, rates: Rates) -> Mapping[str, float]:
     """Forward and backward through the body; the head reads one position of a response, which costs nothing."""
     groups, weight_bytes = work.steps[step], case.torch_dtype.itemsize
@@ -89,7 +79,7 @@ BENCHMARK = Benchmark(
     peer="TRL RewardTrainer",
     flags=("num_responses",),
     workload=comparisons_workload,
-    tokens=tokens,
+    tokens=pair_tokens,
     limits=limits,
     training=("step",),
 )

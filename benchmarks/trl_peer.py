@@ -75,18 +75,3 @@ def pair_rows(work: Workload, *, with_prompt: bool) -> list[dict[str, list[int]]
                 row = {name: [*front, *response] for name, response in ids.items()}
                 rows.append(row if with_prompt else row | {"prompt_ids": list(group.prompt_ids)})
     return rows
-
-
-def trl_pair_tokens(work: Workload, turns: int) -> tuple[int, int]:
-    """Tokens of the pairs of the last `turns` turns, each response with its prompt: real ones, and with padding."""
-    real = padded = 0
-    for groups in work.steps[-turns:]:
-        lengths = [
-            len(group.prompt_ids) + len(group.response_ids[index])
-            for group in groups
-            for pair in work.pairs
-            for index in pair
-        ]
-        real += sum(lengths)
-        padded += len(lengths) * max(lengths)
-    return real, padded

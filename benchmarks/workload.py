@@ -158,3 +158,22 @@ def special_tokens(case: Case, chat: Chat | None = None) -> dict[str, Any]:
     spare = (token_id for token_id, token in added if token.special and token_id not in taken)
     own_pad_id = chat.end_of_turn_id if chat.pad_id is None else chat.pad_id
     return {"stop_ids": sorted(chat.stop_ids), "pad_id": next(spare, own_pad_id), "own_pad_id": own_pad_id}
+
+
+def pair_tokens(case: Case, work: Workload, side: str, said: Sequence[Any]) -> tuple[int, int]:
+    """Tokens of the counted turns, real ones and with padding: ours as they lie, the peer's each with its prompt."""
+    counted = work.steps[1 : 1 + len(said)]
+    if side == "ours":
+        count = sum(group.num_tokens for groups in counted for group in groups)
+        return count, count
+    real = padded = 0
+    for groups in counted:
+        lengths = [
+            len(group.prompt_ids) + len(group.response_ids[index])
+            for group in groups
+            for pair in work.pairs
+            for index in pair
+        ]
+        real += sum(lengths)
+        padded += len(lengths) * max(lengths)
+    return real, padded
