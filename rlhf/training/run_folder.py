@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 LOG = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+ALARMS = "alarms.jsonl"
+HISTOGRAMS = "histograms.jsonl"
 METRICS = "metrics.json"
 
 PACKAGES = (
@@ -126,9 +128,17 @@ class RunFolder:
         if self.tracker is not None:
             self.tracker.log_samples()
 
+    def log_alarm(self, alarm: Mapping[str, Any]) -> None:
+        """Append what a monitor saw to `alarms.jsonl`: step, monitor, severity, message and more."""
+        self._append(ALARMS, [alarm])
+
+    def log_histograms(self, step: int, values: Mapping[str, Iterable[float]]) -> None:
+        """Append the values of every response of a rollout to `histograms.jsonl`, by metric name."""
+        self._append(HISTOGRAMS, [{"step": step, **{name: list(numbers) for name, numbers in values.items()}}])
+
     def rewind(self, step: int) -> None:
         """Drop the logged rows after `step`, and a last line cut short by a crash, before a resumed run."""
-        for log in (self.path / LOG, self.path / SAMPLES):
+        for log in (self.path / name for name in (LOG, SAMPLES, ALARMS, HISTOGRAMS)):
             if log.exists():
                 lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
                 write_atomically(log, "".join(f"{line}\n" for line in lines if _is_up_to(line, step)))
