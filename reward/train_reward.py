@@ -12,7 +12,6 @@ if __name__ == "__main__":  # as a script, make the packages importable and keep
 from reward.trainer import RewardArguments, RewardTrainer
 from rlhf.engine.backbone import Backbone
 from rlhf.training.arguments import DTYPES
-from rlhf.training.examples import ranked_groups
 from rlhf.training.memory_plan import plan_run
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.stage import find_backbone, finish_stage, load_chat, load_comparisons, open_stage
@@ -26,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         held_out = load_comparisons(args.eval_file, args, "eval_file") if args.eval_file else []
         source = find_backbone(args)
         chat = load_chat(source, args)
-        train_examples = ranked_groups(chat, train)
-        eval_examples = ranked_groups(chat, held_out) if held_out else []
+        train_examples = args.ranked_groups(chat, train)
+        eval_examples = args.ranked_groups(chat, held_out) if held_out else []
         plan_run("reward", args, source, [example.group for example in train_examples])
         backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype], quantization=args.quantization)
         backbone.add_adapter("reward", args.lora_config())

@@ -10,14 +10,13 @@ import torch
 
 from reward.losses import bradley_terry_loss
 from rlhf.engine.backbone import REWARD, Backbone
-from rlhf.training.arguments import StageArguments
 from rlhf.training.examples import PairBatch, RankedGroup
-from rlhf.training.pair_trainer import PairTrainer
+from rlhf.training.pair_trainer import PairArguments, PairTrainer
 from rlhf.training.trainer import SavedRole
 
 
 @dataclass
-class RewardArguments(StageArguments):
+class RewardArguments(PairArguments):
     """Settings of reward training."""
 
     center_coef: float = field(

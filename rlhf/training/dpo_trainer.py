@@ -12,15 +12,14 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from rlhf.algorithms.dpo import preference_loss
 from rlhf.engine.backbone import POLICY, REFERENCE, Backbone
 from rlhf.engine.packing import PackedBatch, pack
-from rlhf.training.arguments import StageArguments
 from rlhf.training.examples import PairBatch
-from rlhf.training.pair_trainer import PairTrainer
+from rlhf.training.pair_trainer import PairArguments, PairTrainer
 from rlhf.training.reference_cache import ReferenceCache
 from rlhf.training.trainer import SavedRole
 
 
 @dataclass
-class DPOArguments(StageArguments):
+class DPOArguments(PairArguments):
     """Settings of DPO."""
 
     beta: float = field(default=0.1, metadata={"help": "Strength of the tie to the reference, usually .05 to .5."})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,11 +13,35 @@ from tqdm import tqdm
 from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison
 from rlhf.evaluation.metrics import Estimate, bootstrap_mean
-from rlhf.training.examples import PairBatch, RankedGroup, collate_pairs
+from rlhf.training.arguments import StageArguments
+from rlhf.training.examples import TIES, PairBatch, RankedGroup, collate_pairs, ranked_groups
 from rlhf.training.passes import token_passes
 from rlhf.training.trainer import RoleTrainer
 
 SAMPLED_EXAMPLES = 16  # comparisons shown with their scores
+
+
+@dataclass
+class PairArguments(StageArguments):
+    """What reward training and DPO ask of their comparisons."""
+
+    ties: str = field(
+        default="leave_out",
+        metadata={"help": "Responses of equal rank: `leave_out`, or `half`, a pair that each wins half the time."},
+    )
+    soft_labels: bool = field(
+        default=False,
+        metadata={"help": "Take several annotators' judgments of the same responses as one, with shares of votes."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ties not in TIES:
+            raise ValueError(f"ties is {self.ties!r}: choose {' or '.join(TIES)}")
+
+    def ranked_groups(self, chat: Chat, comparisons: Sequence[Comparison]) -> list[RankedGroup]:
+        """The comparisons as tokens, ties and several judgments of one taken as the settings say."""
+        return ranked_groups(chat, comparisons, ties=self.ties, soft_labels=self.soft_labels)
 
 
 class PairTrainer(RoleTrainer, ABC):
@@ -31,6 +56,10 @@ class PairTrainer(RoleTrainer, ABC):
     @abstractmethod
     def pair_losses(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
         """`[pairs]` losses."""
+
+    def loss_sum(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
+        """Weighted sum of the batch's losses; a loss on whole rankings takes the place of that on pairs here."""
+        return (self.pair_losses(model, batch) * batch.weight).sum()
 
     @abstractmethod
     def response_scores(self, batch: PairBatch) -> torch.Tensor:
@@ -65,7 +94,7 @@ class PairTrainer(RoleTrainer, ABC):
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
         """Mean loss per comparison over the whole optimiser step: all micro-batches of all processes."""
-        total = (self.pair_losses(model, inputs) * inputs.weight).sum()
+        total = self.loss_sum(model, inputs)
         self.check_finite("loss", total)
         # processes average their gradients, so each multiplies its share of the sum by their number
         return total * self.accelerator.num_processes / num_items_in_batch
@@ -86,9 +115,9 @@ class PairTrainer(RoleTrainer, ABC):
         """Share of pairs scored the right way round, a tie counting one half, with an interval by prompt."""
         correct, prompts = [], []
         for chunk, batch, scores in self.scored(examples, "evaluate"):
-            lead = scores[batch.chosen_index] - scores[batch.rejected_index]
+            lead = (scores[batch.chosen_index] - scores[batch.rejected_index])[batch.target > 0.5]
             correct += ((lead > 0).float() + (lead == 0).float() / 2).tolist()
-            prompts += [example.prompt_id for example in chunk for _ in example.pairs]
+            prompts += [example.prompt_id for example in chunk for _ in example.ordered_pairs]
         return bootstrap_mean(correct, groups=prompts)
 
     def sample_rows(

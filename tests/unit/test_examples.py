@@ -83,6 +83,30 @@ def test_ties_make_no_pair() -> None:
     assert sorted(example.pairs) == [(1, 0), (1, 2)]
 
 
+def test_ties_may_count_as_pairs_that_each_wins_half_the_time() -> None:
+    (example,) = ranked_groups(LetterChat(), [comparison("a", "b", "c", ranks=(2, 1, 2))], ties="half")
+    assert example.pairs == [(0, 2), (1, 0), (1, 2)]
+    assert example.targets == [0.5, 1.0, 1.0]
+    assert example.ordered_pairs == [(1, 0), (1, 2)]
+    assert ranked_groups(LetterChat(), [comparison("a", "b", ranks=(1, 1))], ties="half")[0].targets == [0.5]
+
+
+def test_several_annotators_of_the_same_responses_become_one_comparison_with_shares() -> None:
+    rows = [comparison("a", "b", ranks=ranks) for ranks in ((1, 2), (2, 1), (1, 2), (1, 2))]
+    (example,) = ranked_groups(LetterChat(), [*rows, comparison("a", "b")], soft_labels=True)
+    assert (example.pairs, example.targets) == ([(0, 1)], [0.75])
+    assert len(ranked_groups(LetterChat(), rows)) == 4
+    batch = collate_pairs([example])
+    assert batch.target.tolist() == [0.75]
+    assert batch.ranks.tolist() == [1.25, 1.75]
+
+
+def test_ranks_come_from_pairs_where_nothing_else_is_known() -> None:
+    batch = collate_pairs([ranked(3, [(2, 0), (2, 1), (0, 1)], weight=2.0), ranked(2, [(1, 0)])])
+    assert batch.ranks.tolist() == [2, 3, 1, 2, 1]
+    assert batch.group_weight.tolist() == [2, 1]
+
+
 def test_comparisons_that_order_nothing_are_left_out() -> None:
     examples = ranked_groups(
         LetterChat(),
@@ -97,7 +121,7 @@ def test_comparisons_that_order_nothing_are_left_out() -> None:
 
 
 def test_nothing_to_learn_from_is_refused() -> None:
-    with pytest.raises(ValueError, match="none of 2 comparisons orders two responses"):
+    with pytest.raises(ValueError, match=r"none of 2 comparisons .* 2 are all ties"):
         ranked_groups(LetterChat(), [comparison("a", "b"), comparison("c", "d", ranks=(1, 1))])
 
 
