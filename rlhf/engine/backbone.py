@@ -43,6 +43,7 @@ class Role:
         adapter: the adapter it reads through; None is the bare backbone.
         logprobs: whether to compute log-probabilities of the response tokens.
         entropy: whether to measure the entropy beside them, a pass over the vocabulary more.
+        entropy_learns: whether that entropy is differentiable, a product with the output head more.
         value_head: head read at every position that predicts a response token.
         score_head: head read at the last token of every response.
     """
@@ -51,6 +52,7 @@ class Role:
     adapter: str | None = None
     logprobs: bool = False
     entropy: bool = False
+    entropy_learns: bool = False
     value_head: str | None = None
     score_head: str | None = None
 
@@ -61,7 +63,7 @@ class RoleOutput:
 
     Attributes:
         logprobs: `[response_tokens]` in nats.
-        entropy: `[response_tokens]` in nats, not differentiable.
+        entropy: `[response_tokens]` in nats, not differentiable unless the role says so.
         values: `[response_tokens]`.
         scores: `[responses]`.
     """
@@ -251,6 +253,7 @@ class Backbone(nn.Module):
                     temperature=temperature,
                     form=self.logit_form,
                     with_entropy=role.entropy,
+                    entropy_learns=role.entropy_learns,
                 )
         if role.value_head is not None:
             output.values = self.heads[role.value_head](hidden[batch.predict_index])

@@ -5,7 +5,11 @@ With a frozen head the gradient of log p(y | h) with respect to the hidden state
     d log p(y) / dh = sum_k (1[k = y] - p_k) (dl_k / dz_k) W_k,   z = h W^T + b,   l = logits(z) / temperature,
 
 and comes out of the same tile of logits as the log-probability itself. Nothing of vocabulary size outlives a
-chunk, and the head costs two matrix products where autograd needs three.
+chunk, and the head costs two matrix products where autograd needs three. The entropy H has such a form too,
+
+    dH / dh = -sum_k p_k (log p_k + H) (dl_k / dz_k) W_k,
+
+one product more, taken only where an entropy bonus asks for it.
 """
 
 from __future__ import annotations
@@ -67,6 +71,7 @@ def head_logprobs(
     temperature: float = 1.0,
     form: LogitForm = PLAIN,
     with_entropy: bool = False,
+    entropy_learns: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probability of each target under softmax(logits(hidden W^T + bias) / temperature).
 
@@ -80,10 +85,11 @@ def head_logprobs(
         temperature: what the logits are divided by: the sampling temperature of the rollout.
         form: what the model does to its logits.
         with_entropy: whether to measure the entropy of the softmax too; changes no bit of the log-probabilities.
+        entropy_learns: whether that entropy is differentiable; one matrix product more.
 
     Returns:
         logprobs: `[n]` in nats, at least float32, differentiable in `hidden` and in a head that learns.
-        entropy: `[n]` in nats, between 0 and ln(vocabulary); a measurement, not differentiable. None where it was
+        entropy: `[n]` in nats, between 0 and ln(vocabulary); not differentiable unless it learns. None where it was
             not asked for.
 
     Raises:
@@ -93,8 +99,10 @@ def head_logprobs(
         raise ValueError(f"temperature is {temperature}: log-probabilities need a temperature above 0")
     learns = weight.requires_grad or (bias is not None and bias.requires_grad)
     if learns and torch.is_grad_enabled():
-        return _by_autograd(hidden, weight, bias, target_ids, temperature, form, with_entropy)
-    logprobs, entropy = _FrozenHead.apply(hidden, weight, bias, target_ids, temperature, form, with_entropy)
+        return _by_autograd(hidden, weight, bias, target_ids, temperature, form, with_entropy, entropy_learns)
+    logprobs, entropy = _FrozenHead.apply(
+        hidden, weight, bias, target_ids, temperature, form, with_entropy, with_entropy and entropy_learns
+    )
     return logprobs, entropy if with_entropy else None
 
 
@@ -109,35 +117,45 @@ class _FrozenHead(torch.autograd.Function):
         temperature: float,
         form: LogitForm,
         with_entropy: bool,
+        entropy_learns: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         num_rows = hidden.shape[0]
         logprobs = hidden.new_empty(num_rows, dtype=at_least_float32(hidden.dtype))
         entropy = torch.empty_like(logprobs) if with_entropy else logprobs.new_empty(0)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        entropy_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] and entropy_learns else None
         block = max(1, BLOCK_LOGITS // len(weight)) if hidden.device.type == "cpu" else CHUNK_ROWS
         for start in range(0, num_rows, CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             tile, targets = F.linear(hidden[rows], weight, bias), target_ids[rows]
+            entropy_tile = None if entropy_gradient is None else torch.empty_like(tile)
             slopes = []
-            for logits, ids, lp, h in zip(
+            for logits, ids, lp, h, eg in zip(
                 tile.split(block),
                 targets.split(block),
                 logprobs[rows].split(block),
                 entropy[rows].split(block) if with_entropy else itertools.repeat(None),
+                itertools.repeat(None) if entropy_tile is None else entropy_tile.split(block),
                 strict=False,
             ):
-                slopes.append(_read_block(logits, ids, lp, h, temperature, form, gradient is not None))
+                slopes.append(_read_block(logits, ids, lp, h, eg, temperature, form, gradient is not None))
             if gradient is not None:
                 own = weight[targets] * torch.cat(slopes)[:, None].to(weight.dtype) if form.softcap else weight[targets]
                 gradient[rows] = (own - tile @ weight) * (form.scale / temperature)
-        ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(entropy)
+            if entropy_gradient is not None and entropy_tile is not None:
+                entropy_gradient[rows] = entropy_tile @ weight * (form.scale / temperature)
+        ctx.save_for_backward(gradient, entropy_gradient)
+        if not entropy_learns:
+            ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logprobs: torch.Tensor, _grad_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad_logprobs[:, None].to(gradient.dtype), None, None, None, None, None, None
+    def backward(ctx: Any, grad_logprobs: torch.Tensor, grad_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient, entropy_gradient = ctx.saved_tensors
+        total = gradient * grad_logprobs[:, None].to(gradient.dtype)
+        if entropy_gradient is not None:
+            total = total + entropy_gradient * grad_entropy[:, None].to(gradient.dtype)
+        return total, None, None, None, None, None, None, None
 
 
 def _read_block(
@@ -145,14 +163,15 @@ def _read_block(
     target_ids: torch.Tensor,
     logprobs: torch.Tensor,
     entropy: torch.Tensor | None,
+    entropy_tile: torch.Tensor | None,
     temperature: float,
     form: LogitForm,
     with_gradient: bool,
 ) -> torch.Tensor:
     """Read a few rows of `[rows, vocabulary]` products z; with_gradient leaves p_k dl_k/dz_k in their place.
 
-    Writes `[rows]` log-probabilities and entropies, and returns the slopes dl_y/dz_y of the targets, both up to
-    scale / temperature.
+    Writes `[rows]` log-probabilities and entropies, into `entropy_tile` dH/dz_k, and returns the slopes dl_y/dz_y of
+    the targets, all up to scale / temperature.
     """
     logits, slope = _shaped(tile.to(logprobs.dtype), temperature, form)
     top = logits.amax(dim=-1, keepdim=True)
@@ -162,7 +181,13 @@ def _read_block(
     logprobs.copy_((logits.gather(-1, target_ids[:, None]) - top - log_total).squeeze(-1))
     if entropy is not None:
         # not by way of logsumexp: the difference of two large numbers makes small entropies negative
-        entropy.copy_(-(logits.sub_(top).sub_(log_total).mul_(probabilities)).sum(dim=-1))
+        logits.sub_(top).sub_(log_total)
+        if entropy_tile is None:
+            entropy.copy_(-logits.mul_(probabilities).sum(dim=-1))
+        else:
+            entropy.copy_(-(logits * probabilities).sum(dim=-1))
+            entropy_slope = logits.add_(entropy[:, None]).mul_(probabilities).neg_()
+            entropy_tile.copy_(entropy_slope if slope is None else entropy_slope.mul_(slope))
     if with_gradient:
         tile.copy_(probabilities if slope is None else probabilities.mul_(slope))
     return torch.ones_like(logprobs) if slope is None else slope.gather(-1, target_ids[:, None]).squeeze(-1)
@@ -190,14 +215,15 @@ def _by_autograd(
     temperature: float,
     form: LogitForm,
     with_entropy: bool,
+    entropy_learns: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     def chunk(rows: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = F.linear(rows, weight, bias).to(at_least_float32(rows.dtype)) * form.scale
         if form.softcap is not None:
             logits = form.softcap * torch.tanh(logits / form.softcap)
         log_probabilities = (logits / temperature).log_softmax(dim=-1)
-        detached = log_probabilities.detach()
-        entropy = -(detached.exp() * detached).sum(dim=-1) if with_entropy else detached.new_empty(0)
+        measured = log_probabilities if entropy_learns else log_probabilities.detach()
+        entropy = -(measured.exp() * measured).sum(dim=-1) if with_entropy else measured.new_empty(0)
         return log_probabilities.gather(-1, ids[:, None]).squeeze(-1), entropy
 
     pieces = [

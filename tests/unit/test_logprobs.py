@@ -235,3 +235,41 @@ def test_what_a_model_does_to_its_logits_is_read_from_its_configuration(config, 
 def test_a_scale_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="logit_scale='inv_sqrt_d_model', not a number"):
         LogitForm.of(LlamaConfig(logit_scale="inv_sqrt_d_model"))
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("learns", [False, True], ids=["frozen", "learns"])
+@EXACT
+def test_an_entropy_that_learns_has_the_gradient_of_autograd(dtype, tolerance, learns, form, monkeypatch) -> None:
+    monkeypatch.setattr(logprobs_module, "CHUNK_ROWS", 4)
+    hidden, weight, bias, target_ids, upstream = inputs(dtype)
+    weight.requires_grad_(learns)
+    logprobs, entropy = head_logprobs(
+        hidden, weight, target_ids, bias=bias, temperature=0.7, form=form, with_entropy=True, entropy_learns=True
+    )
+    expected, expected_entropy = by_autograd(hidden, weight, target_ids, bias, 0.7, form)
+    assert relative(entropy, expected_entropy) < tolerance
+    for one, other in [
+        ((entropy * upstream).sum(), (expected_entropy * upstream).sum()),
+        ((entropy.square() - 2 * logprobs).sum(), (expected_entropy.square() - 2 * expected).sum()),
+    ]:
+        (gradient,) = torch.autograd.grad(one, hidden, retain_graph=True)
+        (expected_gradient,) = torch.autograd.grad(other, hidden, retain_graph=True)
+        assert relative(gradient, expected_gradient) < tolerance
+
+
+def test_an_entropy_that_learns_changes_no_bit_of_the_logprobs_or_their_gradient() -> None:
+    hidden, weight, bias, target_ids, upstream = inputs(torch.float32)
+    plain = head_logprobs(hidden, weight, target_ids, bias=bias, with_entropy=True)
+    learning = head_logprobs(hidden, weight, target_ids, bias=bias, with_entropy=True, entropy_learns=True)
+    assert plain[0].equal(learning[0])
+    assert plain[1].equal(learning[1])
+    gradients = [torch.autograd.grad((one[0] * upstream).sum(), hidden)[0] for one in (plain, learning)]
+    assert gradients[0].equal(gradients[1])
+
+
+def test_even_odds_are_the_top_of_the_entropy() -> None:
+    hidden = torch.zeros(1, 2, requires_grad=True)
+    _, entropy = head_logprobs(hidden, torch.eye(2), torch.tensor([0]), with_entropy=True, entropy_learns=True)
+    (gradient,) = torch.autograd.grad(entropy.sum(), hidden)
+    assert gradient.abs().max() < 1e-7
