@@ -33,9 +33,12 @@ class RolloutBatch:
         sampler_logprobs: `[response_tokens]` as the sampler computed them, nats.
         old_logprobs, ref_logprobs: `[response_tokens]` under policy and reference in the training pass, nats.
         entropy: `[response_tokens]` of the policy, nats.
-        old_values: `[response_tokens]`.
-        scores: `[responses]` from the scorer.
-        advantages, returns: `[response_tokens]`.
+        old_values: `[response_tokens]`; absent without a value model.
+        scores_by_name: `[responses]` raw scores of the reward model and of each scorer; NaN where one gave none.
+        scores: `[responses]` their weighted sum; NaN where a part is missing: the response is left out.
+        judge_scores: `[responses]` from a held-out judge that is not in the reward; None without one.
+        advantages: `[response_tokens]`.
+        returns: `[response_tokens]`; absent without a value model.
     """
 
     prompts: list[tuple[Message, ...]]
@@ -47,7 +50,9 @@ class RolloutBatch:
     ref_logprobs: torch.Tensor = field(init=False)
     entropy: torch.Tensor = field(init=False)
     old_values: torch.Tensor = field(init=False)
+    scores_by_name: dict[str, torch.Tensor] = field(init=False, default_factory=dict)
     scores: torch.Tensor = field(init=False)
+    judge_scores: torch.Tensor | None = field(init=False, default=None)
     advantages: torch.Tensor = field(init=False)
     returns: torch.Tensor = field(init=False)
 
@@ -55,6 +60,16 @@ class RolloutBatch:
     def prompt_of_response(self) -> list[tuple[Message, ...]]:
         """The messages that each response answers."""
         return [self.prompts[group] for group in self.packed.group_index.tolist()]
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """`[responses]`, True = has a score and is learnt from."""
+        return ~self.scores.isnan()
+
+    @property
+    def counted_tokens(self) -> torch.Tensor:
+        """`[response_tokens]`, True = belongs to a response that is learnt from."""
+        return self.counts[self.packed.response_index]
 
 
 @dataclass(frozen=True)
