@@ -7,8 +7,8 @@ after. Hence the first policy and the last two are never kept.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 WINDOW = 3
+STATE = "kept_policy.json"
 BEST, LATEST = "best_policy.safetensors", "latest_policy.safetensors"
 
 Tensors = dict[str, torch.Tensor]
@@ -84,17 +85,21 @@ class KeptPolicy:
         }
 
     def state(self) -> dict[str, Any]:
-        """The numbers, as JSON; the tensors go to files by `save`."""
+        """The numbers, as JSON."""
         return {"rollouts": [asdict(one) for one in self.rollouts], "best": self.best and asdict(self.best)}
 
     def save(self, folder: Path) -> None:
-        """Write the adapters that later decisions may need."""
+        """Write the numbers, and the adapters that later decisions may need."""
+        (folder / STATE).write_text(json.dumps(self.state(), indent=1), encoding="utf-8")
         for name, tensors in ((BEST, self._best), (LATEST, self._latest)):
             if tensors:
                 save_file(tensors, folder / name, metadata={"format": "pt"})
 
-    def load(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """Take up what `state` and `save` gave."""
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote; start anew where it wrote nothing, as in a run that had no judge."""
+        if not (folder / STATE).is_file():
+            return
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.rollouts = [Judged(**one) for one in state["rollouts"]]
         self.best = Judged(**state["best"]) if state["best"] else None
         found = [load_file(folder / name) if (folder / name).is_file() else {} for name in (BEST, LATEST)]

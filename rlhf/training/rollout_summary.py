@@ -50,6 +50,18 @@ def summarise(rollout: Sequence[RolloutBatch], step: int, *, reduce: Reduce, dev
     return RolloutSummary(step, means, errors)
 
 
+def highest_ratio(sums: Sequence[torch.Tensor], *, reduce: Reduce, device: torch.device) -> float:
+    """The highest mean policy ratio of a minibatch over all processes; NaN where there was none.
+
+    Args:
+        sums: `[2]` for each minibatch: sum of the ratios in this process, and their count.
+    """
+    if not sums:
+        return math.nan
+    totals = reduce(torch.stack([total.to(device) for total in sums]))
+    return float((totals[:, 0] / totals[:, 1]).max())
+
+
 def alarm_rows(rollout: Sequence[RolloutBatch], step: int) -> list[dict[str, Any]]:
     """The samples of this process with what an alarm chooses by: length, entropy, copies and more."""
     copies = Counter(text for batch in rollout for text in batch.texts)

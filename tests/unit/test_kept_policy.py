@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -66,7 +65,13 @@ def test_a_resumed_run_keeps_the_same_policy(at: int, tmp_path: Path) -> None:
     whole, before = followed(judge_scores), followed(judge_scores[:at])
     before.save(tmp_path)
     after = KeptPolicy()
-    after.load(tmp_path, json.loads(json.dumps(before.state())))
+    after.load(tmp_path)
     followed(judge_scores[at:], after, first=at)
     assert after.state() == whole.state()
     assert after.adapter["lora_A"].equal(whole.adapter["lora_A"])
+
+
+def test_a_checkpoint_without_a_judge_starts_anew(tmp_path: Path) -> None:
+    kept = KeptPolicy()
+    kept.load(tmp_path)
+    assert kept.best is None
