@@ -22,6 +22,14 @@ logger = logging.getLogger(__name__)
 _PROBE_QUESTION, _PROBE_ANSWER = "Qprobequestion", "Qprobeanswer"
 
 
+class ChatFault(ValueError):
+    """A tokenizer or template that conversations cannot go through: the fault's name, what was found, and the fix."""
+
+    def __init__(self, name: str, found: str, fix: str):
+        super().__init__(f"{found}; {fix}")
+        self.name, self.found, self.fix = name, found, fix
+
+
 @dataclass
 class Truncation:
     """How many prompts and responses were encoded, and how many of them were cut to their maximum length."""
@@ -58,7 +66,7 @@ class Chat:
         truncation: what was encoded and what was cut so far.
 
     Raises:
-        ValueError: the tokenizer has no chat template, or the template has no generation prompt, drops what a
+        ChatFault: the tokenizer has no chat template, or the template has no generation prompt, drops what a
             message says, or marks no end of a turn.
     """
 
@@ -70,9 +78,11 @@ class Chat:
             if isinstance(length, bool) or not isinstance(length, int) or length < 1:
                 raise ValueError(f"{name}: found {length!r}; give a whole number of tokens >= 1")
         if not tokenizer.chat_template:
-            raise ValueError(
-                f"tokenizer: {_name(tokenizer)} has no chat template; use an instruction-tuned model, or set "
-                "tokenizer.chat_template and save the tokenizer beside the model"
+            raise ChatFault(
+                "no_chat_template",
+                f"tokenizer: {_name(tokenizer)} has no chat template",
+                "use an instruction-tuned model, or set tokenizer.chat_template and save the tokenizer beside the "
+                "model",
             )
         self.tokenizer = tokenizer
         self.max_prompt_length = max_prompt_length
@@ -97,7 +107,7 @@ class Chat:
         Raises:
             ValueError: the template refuses or drops a message, as some do with the system role.
         """
-        ids = self._encode_conversation(messages)
+        ids = self.encode_conversation(messages)
         self.truncation.prompts += 1
         if len(ids) > self.max_prompt_length:
             self.truncation.prompts_cut += 1
@@ -130,12 +140,18 @@ class Chat:
         )
         return text
 
-    def _encode_conversation(self, messages: Sequence[Message]) -> list[int]:
-        """Contents that hold special text are kept out of the rendering: placeholders stand in for them."""
+    def encode_conversation(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+        """Token ids of the whole conversation, never cut; the generation prompt at its end if asked for.
+
+        Contents that hold special text are kept out of the rendering: placeholders stand in for them.
+
+        Raises:
+            ValueError: the template refuses or drops a message, as some do with the system role.
+        """
         self._check_system_is_kept(messages)
         hidden: dict[str, str] = {}
         shown = [self._hide(message, messages, hidden) for message in messages]
-        rendered = self._render(shown)
+        rendered = self._render(shown, add_generation_prompt)
         if not hidden:
             return self._tokenize(rendered)
         ids: list[int] = []
@@ -188,19 +204,21 @@ class Chat:
             )
         except TemplateError as error:
             roles = ", ".join(message.role for message in messages)
-            raise ValueError(
-                f"messages: the chat template of {_name(self.tokenizer)} refuses the roles {roles} "
-                f"({error}); put a system text into the first user message, let user and assistant "
-                "alternate, or use a model whose template takes these roles"
+            raise ChatFault(
+                "template_refuses_roles",
+                f"messages: the chat template of {_name(self.tokenizer)} refuses the roles {roles} ({error})",
+                "put a system text into the first user message, let user and assistant alternate, or use a model whose "
+                "template takes these roles",
             ) from error
         return rendered
 
     def _check_system_is_kept(self, messages: Sequence[Message]) -> None:
         for message in messages:
             if message.role == "system" and message.content.strip() not in self._render(messages):
-                raise ValueError(
-                    f"messages: the chat template of {_name(self.tokenizer)} drops the system message; "
-                    "put its text into the first user message"
+                raise ChatFault(
+                    "template_drops_system",
+                    f"messages: the chat template of {_name(self.tokenizer)} drops the system message",
+                    "put its text into the first user message",
                 )
 
     def _read_template(self) -> tuple[str, str]:
@@ -210,16 +228,18 @@ class Chat:
         opened = self._render([question])
         whole = self._render([question, answer], add_generation_prompt=False)
         if _PROBE_QUESTION not in opened or _PROBE_ANSWER not in whole:
-            raise ValueError(
-                f"tokenizer: the chat template of {_name(self.tokenizer)} drops message contents; "
-                "set a template that writes them"
+            raise ChatFault(
+                "template_drops_content",
+                f"tokenizer: the chat template of {_name(self.tokenizer)} drops message contents",
+                "set a template that writes them",
             )
         header, _, after_response = whole.rpartition(_PROBE_ANSWER)
         # Some templates need no generation prompt: their user turn ends where the answer begins.
         if opened == closed and header.rstrip() != closed.rstrip():
-            raise ValueError(
-                f"tokenizer: the chat template of {_name(self.tokenizer)} has no generation prompt; "
-                "add one to it: {% if add_generation_prompt %}...{% endif %}"
+            raise ChatFault(
+                "no_generation_prompt",
+                f"tokenizer: the chat template of {_name(self.tokenizer)} has no generation prompt",
+                "add one to it: {% if add_generation_prompt %}...{% endif %}",
             )
         return opened.rpartition(_PROBE_QUESTION)[2], after_response
 
@@ -228,9 +248,11 @@ class Chat:
         if special_ids:
             return special_ids[0]
         if self.tokenizer.eos_token_id is None:
-            raise ValueError(
-                f"tokenizer: {_name(self.tokenizer)} has no end-of-sequence token, and its chat template "
-                "ends an answer with no special token; set tokenizer.eos_token"
+            raise ChatFault(
+                "no_eos",
+                f"tokenizer: {_name(self.tokenizer)} has no end-of-sequence token, and its chat template ends an "
+                "answer with no special token",
+                "set tokenizer.eos_token",
             )
         eos_token_id: int = self.tokenizer.eos_token_id
         return eos_token_id

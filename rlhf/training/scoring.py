@@ -67,10 +67,8 @@ def score_responses(
     what = str(given[first]) if isinstance(given[first], ScoringFailure) else f"gave {_shown(repr(given[first]))}"
     if failed == "stop":
         raise _error(scorer, f"{what} for a response", prompts, responses, first)
-    where = _place(prompts, responses, first)
-    logger.warning(
-        "scorer %s: %d of %d responses left out; it %s; %s", scorer.name, len(wrong), len(scores), what, where
-    )
+    place = _place(prompts, responses, first)
+    logger.warning("scorer %s %s; %d of %d responses left out; %s", scorer.name, what, len(wrong), len(scores), place)
     return [score if math.isfinite(score) else math.nan for score in scores]
 
 
@@ -109,7 +107,7 @@ def _ask_one_by_one(
 
 def _number(value: Any) -> float:
     """The value as a float, NaN for what is no single number; text is none, whatever it says."""
-    if value is None or isinstance(value, str | bytes | ScoringFailure) or getattr(value, "ndim", 0):
+    if value is None or isinstance(value, str | bytes | ScoringFailure) or getattr(value, "ndim", False):
         return math.nan
     try:
         return float(value)
