@@ -12,7 +12,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from rlhf.engine.quantization import check_quantization
-from rlhf.training.tracking import check_tracker
+from rlhf.training.tracking import check_trackers
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -115,7 +115,9 @@ class StageArguments(ModelArguments, TrainingArguments):
     logging_steps: float = field(default=1, metadata={"help": "Steps between logged rows."})
     save_steps: float = field(default=50, metadata={"help": "Steps between checkpoints."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; older ones are deleted."})
-    report_to: str = field(default="none", metadata={"help": "Trackers: none or wandb."})
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "Trackers: none, wandb, tensorboard, or the last two."}
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinity in logged losses."})
     bf16: bool = field(default=False, metadata={"help": "Autocast; the backbone's own type is --dtype."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin batches in host memory."})
@@ -140,9 +142,8 @@ class StageArguments(ModelArguments, TrainingArguments):
         if self.memory_limit_gb is not None and not self.memory_limit_gb > 0:
             raise ValueError(f"memory_limit_gb is {self.memory_limit_gb}: it must be above 0")
         check_quantization(self.quantization)
-        check_tracker(self.report_to)
-        # the Trainer's own trackers stay off; ours follows the run folder
-        self.tracker, self.report_to = self.report_to, "none"
+        # the Trainer's own trackers stay off; ours follow the run folder
+        self.trackers, self.report_to = check_trackers(self.report_to), ["none"]
         if self.bf16 or self.fp16:
             raise ValueError("bf16 and fp16 autocast recast the frozen weights at every forward: use --dtype bfloat16")
         # launched with several processes on CPUs: gloo is the backend they have; on GPUs the default is right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -9,7 +10,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -43,19 +44,32 @@ PACKAGES = (
     "wandb",
 )
 # What decides which weights a checkpoint holds.
-ADAPTER_SETTINGS = ("lora_r", "lora_alpha", "lora_target_modules", "value_model")
+ADAPTER_SETTINGS = (
+    "lora_r",
+    "lora_alpha",
+    "lora_target_modules",
+    "value_model",
+    "reference",
+    "reference_update_steps",
+)
 SECRET_NAMES = ("token", "hub_token", "push_to_hub_token")
 SECRET_ENDINGS = ("api_key", "password", "secret")
 
 
 class Tracker(Protocol):
-    """Follows a run: hears of everything once the run folder has it."""
+    """Follows a run: hears of all that the run folder has, and when a run is resumed of all that stands once more."""
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """A row of `metrics.jsonl`, as JSON has it; rows that stand when a run is resumed come again."""
+        """A row of `metrics.jsonl`, as JSON has it."""
 
-    def log_samples(self) -> None:
-        """`samples.jsonl` has grown."""
+    def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """New rows of `samples.jsonl`."""
+
+    def log_alarm(self, alarm: Mapping[str, Any]) -> None:
+        """A row of `alarms.jsonl`."""
+
+    def log_histograms(self, row: Mapping[str, Any]) -> None:
+        """A row of `histograms.jsonl`: a step, and lists of numbers; comes before the metrics of its step."""
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """The run has ended; these are its final numbers."""
@@ -65,11 +79,11 @@ class Tracker(Protocol):
 class RunFolder:
     """A run's folder: `config.yaml`, `manifest.json`, `metrics.jsonl` and, at the end, `metrics.json`.
 
-    In a distributed run only the main process opens one. A `tracker` follows it where one was set.
+    In a distributed run only the main process opens one. Its `trackers` follow it.
     """
 
     path: Path
-    tracker: Tracker | None = field(default=None, compare=False)
+    trackers: list[Tracker] = field(default_factory=list, compare=False)
 
     @classmethod
     def open(
@@ -119,22 +133,33 @@ class RunFolder:
         """Append one row to `metrics.jsonl`: floats exactly, non-finite ones as "nan", "inf", "-inf"."""
         row = _finite(row)
         self._append(LOG, [row])
-        if self.tracker is not None:
-            self.tracker.log(row)
+        for tracker in self.trackers:
+            tracker.log(row)
 
     def log_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append sampled responses to `samples.jsonl`: step, prompt as messages, response, score and more."""
+        rows = [_finite(row) for row in rows]
         self._append(SAMPLES, rows)
-        if self.tracker is not None:
-            self.tracker.log_samples()
+        for tracker in self.trackers:
+            tracker.log_samples(rows)
 
     def log_alarm(self, alarm: Mapping[str, Any]) -> None:
         """Append what a monitor saw to `alarms.jsonl`: step, monitor, severity, message and more."""
+        alarm = _finite(alarm)
         self._append(ALARMS, [alarm])
+        for tracker in self.trackers:
+            tracker.log_alarm(alarm)
 
     def log_histograms(self, step: int, values: Mapping[str, Iterable[float]]) -> None:
-        """Append the values of every response of a rollout to `histograms.jsonl`, by metric name."""
-        self._append(HISTOGRAMS, [{"step": step, **{name: list(numbers) for name, numbers in values.items()}}])
+        """Append the values of every response of a rollout to `histograms.jsonl`, by name.
+
+        They are kept to six digits, enough to draw them. Log them before the metrics of their step.
+        """
+        kept = {name: [float(f"{float(number):.6g}") for number in numbers] for name, numbers in values.items()}
+        row = _finite({"step": step, **kept})
+        self._append(HISTOGRAMS, [row])
+        for tracker in self.trackers:
+            tracker.log_histograms(row)
 
     def rewind(self, step: int) -> None:
         """Drop the logged rows after `step`, and a last line cut short by a crash, before a resumed run."""
@@ -142,19 +167,28 @@ class RunFolder:
             if log.exists():
                 lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
                 write_atomically(log, "".join(f"{line}\n" for line in lines if _is_up_to(line, step)))
-        if self.tracker is not None and (self.path / LOG).exists():
-            for line in (self.path / LOG).read_text(encoding="utf-8").splitlines():
-                self.tracker.log(json.loads(line))
+        for tracker in self.trackers:
+            self._tell_again(tracker)
+
+    def _tell_again(self, tracker: Tracker) -> None:
+        for row in read_rows(self.path / HISTOGRAMS):
+            tracker.log_histograms(row)
+        for row in read_rows(self.path / LOG):
+            tracker.log(row)
+        for row in read_rows(self.path / ALARMS):
+            tracker.log_alarm(row)
+        for row in read_rows(self.path / SAMPLES):
+            tracker.log_samples([row])
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the final `metrics.json` and mark the run as finished."""
         write_atomically(self.path / METRICS, _json(_finite(metrics)))
         self._write_manifest(self._read_manifest() | {"status": "finished", "finished": _now()})
-        if self.tracker is not None:
-            self.tracker.finish(_finite(metrics))
+        for tracker in self.trackers:
+            tracker.finish(_finite(metrics))
 
     def _append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        lines = [json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
         with (self.path / log).open("a", encoding="utf-8") as file:
             file.writelines(lines)
 
@@ -216,6 +250,17 @@ class RunFolder:
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
         write_atomically(self.path / MANIFEST, _json(manifest))
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a log, none where there is no such file; lines that a crash cut short are left out."""
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    row = json.loads(line)
+                    if isinstance(row, dict):
+                        yield row
 
 
 def hash_file(path: str | Path) -> str:

@@ -19,7 +19,7 @@ from rlhf.training import checkpoints
 from rlhf.training.arguments import ModelArguments, StageArguments
 from rlhf.training.hub_data import read_files_or_hub
 from rlhf.training.run_folder import RunFolder
-from rlhf.training.tracking import WandbTracker
+from rlhf.training.tracking import follow
 
 
 @dataclass
@@ -104,8 +104,7 @@ def open_stage(
             data_files=[file for file in data_files if Path(file).exists()],
             resume=checkpoint is not None,
         )
-        if arguments.tracker == "wandb":
-            WandbTracker.follow(run, name=arguments.run_name)
+        follow(run, arguments.trackers, run_name=arguments.run_name)
     PartialState().wait_for_everyone()
     return Stage(name, source, chat, run, checkpoint)
 
@@ -129,4 +128,4 @@ def load_comparisons(files: Sequence[str], arguments: StageArguments, field: str
 
 def plain_config(arguments: StageArguments) -> dict[str, Any]:
     """The arguments as JSON-like values; the run folder leaves keys out."""
-    return json.loads(json.dumps(arguments.to_dict(), default=str)) | {"report_to": arguments.tracker}
+    return json.loads(json.dumps(arguments.to_dict(), default=str)) | {"report_to": arguments.trackers or ["none"]}

@@ -7,15 +7,16 @@ import os
 import re
 import shlex
 import socket
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlhf.training.run_folder import hash_file, hash_model
 from tests.end_to_end.launching import ENVIRONMENT, ROOT, launched
@@ -35,9 +36,9 @@ class Machine:
         self.env = ours | {"HOME": str(home), "XDG_CONFIG_HOME": str(home / "xdg"), "HF_TOKEN": CANARY}
         self.offline = {"WANDB_MODE": "offline", "WANDB_API_KEY": CANARY}
 
-    def run(self, stage: str, *arguments: object, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "rlhf.cli", stage, *map(str, arguments), "--report_to", "wandb"]
-        return launched(command, cwd=cwd, env=self.env | env)
+    def run(self, stage: str, *arguments: object, also: Sequence[str] = (), **env: str) -> CompletedProcess[str]:
+        command = [sys.executable, "-m", "rlhf.cli", stage, *map(str, arguments), "--report_to", "wandb", *also]
+        return launched(command, env=self.env | env)
 
 
 @pytest.fixture
@@ -57,7 +58,8 @@ class Tracked:
         folder = self.runs / stage
         if stage not in self.said:
             common = ["--model", self.model, *SMALL, "--max_steps", 2, "--output_dir", folder]
-            done = self.machine.run(stage, *common, *self._files(stage), **self.machine.offline)
+            more = ["tensorboard"] if stage == "ppo" else []
+            done = self.machine.run(stage, *common, *self._files(stage), also=more, **self.machine.offline)
             self.said[stage] = done.stdout + done.stderr
         return folder
 
@@ -95,7 +97,7 @@ def test_every_row_the_config_and_the_final_numbers_arrive(tracked, stage) -> No
     assert expected[stage] in rows[0]
     config = {name: value for name, value in session.config.items() if name != "_wandb"}
     assert config == yaml.safe_load((run / "config.yaml").read_text())
-    assert config["report_to"] == "wandb"
+    assert config["report_to"] == (["wandb", "tensorboard"] if stage == "ppo" else ["wandb"])
     assert session.summary["steps"] == 2
     assert session.job_type == stage
     assert session.exit_code == 0
@@ -114,11 +116,16 @@ def test_the_output_arrives_with_its_parents_and_without_the_backbone(tracked, s
     for name, staged in files.items():
         assert staged.read_bytes() == (output / name).read_bytes()
         assert staged.is_relative_to(run / "wandb")
+    assert not artifact.use_after_commit  # an output
     metadata = json.loads(artifact.metadata)
     assert metadata["parents"]["backbone"] == {"path": str(tiny_chat_model), "sha256": hash_model(tiny_chat_model)}
     names = {"sft": "demonstrations.jsonl", "ppo": "prompts.jsonl"}
     file = data / names.get(stage, "pairs.jsonl")
     assert metadata["data"] == {str(file): hash_file(file)}
+    dataset = session.artifacts[f"{file.stem}-{hash_file(file)[:12]}"]
+    assert dataset.type == "dataset"
+    assert dataset.use_after_commit  # an input
+    assert json.loads(dataset.metadata) == {"name": file.name, "sha256": hash_file(file), "rows": 24}
     if stage == "ppo":
         reward = tracked.run("reward")
         artifact = f"rlhf-loop/reward-{the_session(reward).run_id}:latest"
@@ -130,7 +137,7 @@ def test_the_sample_table_of_ppo_holds_its_sampled_rollouts(tracked, data) -> No
     run = tracked.run("ppo")
     written = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     tables = the_session(run).tables
-    assert [set(row) for row in tables] == [{"step", "prompt", "response", "score", "kl"}] * len(tables)
+    assert [set(row) for row in tables] == [{"step", "prompt_id", "prompt", "response", "score", "kl"}] * len(tables)
     assert [row["response"] for row in tables] == [row["response"] for row in written]
     assert [(row["step"], row["score"], row["kl"]) for row in tables] == [
         (row["step"], row["score"], row["kl"]) for row in written
@@ -138,6 +145,26 @@ def test_the_sample_table_of_ppo_holds_its_sampled_rollouts(tracked, data) -> No
     prompts = {json.loads(line)["prompt"] for line in (data / "prompts.jsonl").read_text().splitlines()}
     assert len(tables) > 0
     assert {row["prompt"] for row in tables} <= prompts
+
+
+def test_histograms_of_ppo_hold_every_response_in_both_trackers(tracked) -> None:
+    run = tracked.run("ppo")
+    written = [json.loads(line) for line in (run / "histograms.jsonl").read_text().splitlines()]
+    assert [set(row) for row in written] == [{"step", "score", "kl", "length"}] * 2
+    means = {row["step"]: row for row in metric_rows(run)}
+    for row in written:
+        for name, metric in (("score", "score"), ("kl", "kl"), ("length", "response_length")):
+            mean = sum(row[name]) / len(row[name])
+            assert mean == pytest.approx(means[row["step"]][f"objective/{metric}"], rel=1e-4, abs=1e-5)
+    drawn = the_session(run).histograms()
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"histograms": 0})
+    events.Reload()
+    for name in ("score", "kl", "length"):
+        counts = [len(row[name]) for row in written]
+        assert [sum(row[name]["values"]) for row in drawn] == counts
+        assert [event.histogram_value.num for event in events.Histograms(f"histograms/{name}")] == counts
+    scores = [(event.step, event.value) for event in events.Scalars("objective/score")]
+    assert scores == [(row["step"], pytest.approx(row["objective/score"])) for row in metric_rows(run)]
 
 
 @pytest.mark.parametrize("stage", ["reward", "dpo"])
@@ -221,7 +248,7 @@ def test_online_rows_reach_the_server_and_parents_are_asked_for(tracked, machine
         done = machine.run("ppo", *arguments, WANDB_BASE_URL=server.url, WANDB_API_KEY=CANARY)
     identity = json.loads((run / "tracking.json").read_text())
     uploaded = [row for row in server.rows[identity["run_id"]] if "samples" not in row]
-    own = [{name: value for name, value in row.items() if not name.startswith("_")} for row in uploaded]
+    own = [{name: row[name] for name in row if not name.startswith(("_", "histograms/"))} for row in uploaded]
     assert own == metric_rows(run)
     assert f"online at {server.url}/team/rlhf-loop/runs/{identity['run_id']}" in done.stdout
     assert identity["entity"] == "team"
@@ -288,11 +315,11 @@ DIES = """
 import os, subprocess, sys
 from pathlib import Path
 from rlhf.training.run_folder import RunFolder
-from rlhf.training.tracking import WandbTracker
+from rlhf.training.tracking import follow
 
 folder, parent = map(Path, sys.argv[1:])
 run = RunFolder.open(folder, stage="dpo", config={}, parents={"backbone": parent}, data_files=[], resume=False)
-WandbTracker.follow(run)
+follow(run, ["wandb"])
 run.log({"loss": 1.0, "step": 1})
 children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
 (service,) = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "wandb-core\\n"]
@@ -319,12 +346,12 @@ SESSION = """
 import os, sys, time
 from pathlib import Path
 from rlhf.training.run_folder import RunFolder
-from rlhf.training.tracking import WandbTracker
+from rlhf.training.tracking import follow
 
 folder, parent, steps, ending = Path(sys.argv[1]), sys.argv[2], map(int, sys.argv[3].split(",")), sys.argv[4]
 resume = folder.exists()
 run = RunFolder.open(folder, stage="dpo", config={}, parents={"backbone": parent}, data_files=[], resume=resume)
-WandbTracker.follow(run)
+follow(run, ["wandb"])
 if resume:
     run.rewind(2)
 for step in steps:
@@ -363,7 +390,7 @@ def as_in_the_docs(tiny_chat_model, data, tmp_path) -> Path:
 def test_the_commands_of_the_docs_run(machine: Machine, as_in_the_docs: Path, run_as: Callable[..., str]) -> None:
     text = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
     blocks = "".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
-    train, preview, upload = blocks.splitlines()
+    report, train, preview, upload = blocks.splitlines()
     assert "recording offline" in run_as(f"{train} --max_steps 1 --gradient_accumulation_steps 1")
     assert "Would sync 1 run" in run_as(preview)
     with serving() as server:
@@ -371,6 +398,8 @@ def test_the_commands_of_the_docs_run(machine: Machine, as_in_the_docs: Path, ru
     assert "Finished syncing" in said
     (rows,) = server.rows.values()
     assert [row["step"] for row in rows if "loss" in row] == [1]
+    assert "the report is in runs/dpo/report.html" in run_as(report)
+    assert (as_in_the_docs / "runs" / "dpo" / "report.html").stat().st_size > 10_000
 
 
 @pytest.fixture

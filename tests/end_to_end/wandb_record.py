@@ -20,6 +20,7 @@ from typing import Any
 BLOCK = 32 * 1024
 FULL, LAST = 1, 4
 HEADER_BYTES = 7
+NO_METRIC = ("_", "histograms/")
 
 
 @dataclass
@@ -32,15 +33,25 @@ class Recorded:
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    alerts: list[tuple[str, str, str]] = field(default_factory=list)
     artifacts: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     kinds: set[str] = field(default_factory=set)
     exit_code: int | None = None
 
     def metric_rows(self) -> list[dict[str, Any]]:
-        """The logged rows without tables and without W&B's own clocks."""
-        own = [{name: value for name, value in row.items() if not name.startswith("_")} for row in self.rows]
+        """The logged rows without tables, histograms and W&B's own clocks."""
+        own = [{name: value for name, value in row.items() if not name.startswith(NO_METRIC)} for row in self.rows]
         return [row for row in own if "samples" not in row]
+
+    def histograms(self) -> list[dict[str, Any]]:
+        """Steps with the histograms of their rows, by name."""
+        found = []
+        for row in self.rows:
+            drawn = {name.removeprefix("histograms/"): row[name] for name in row if name.startswith("histograms/")}
+            found += [{"step": row["step"], **drawn}] if drawn else []
+        return found
 
 
 def sessions(folder: Path) -> list[Recorded]:
@@ -68,15 +79,23 @@ def read_session(file: Path) -> Recorded:
             session.rows.append(_nested(record.history.item))
         elif kind == "summary":
             session.summary |= {item.key: json.loads(item.value_json) for item in record.summary.update if item.key}
+        elif kind == "alert":
+            session.alerts.append((record.alert.title, record.alert.text, record.alert.level))
         elif kind == "artifact":
             session.artifacts[record.artifact.name] = record.artifact
         elif kind == "exit":
             session.exit_code = record.exit.exit_code
     for row in session.rows:
         if "samples" in row:
-            table = json.loads((file.parent / "files" / row["samples"]["path"]).read_text(encoding="utf-8"))
-            session.tables += [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
+            session.tables += _table(file.parent, row["samples"])
+        if "samples_by_prompt" in row:
+            session.comparisons = _table(file.parent, row["samples_by_prompt"])
     return session
+
+
+def _table(folder: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    table = json.loads((folder / "files" / entry["path"]).read_text(encoding="utf-8"))
+    return [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
 
 
 def _records(data: bytes) -> Iterator[bytes]:
