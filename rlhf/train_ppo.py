@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Sequence
@@ -11,44 +12,54 @@ from typing import Any
 if __name__ == "__main__":  # as a script, make the packages importable and keep this folder's names out
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from reward.scorers import load_scorer
-from rlhf.data.comparisons import Comparison, read_prompts
-from rlhf.engine.adapters import add_adapter_from, load_head_weights
+from reward.scorers import build_scorers
+from rlhf.data.comparisons import Comparison, Demonstration, read_demonstrations, read_prompts
+from rlhf.engine.adapters import add_adapter_from, copy_adapter, load_head_weights
 from rlhf.engine.backbone import Backbone, reward_roles
 from rlhf.engine.rollout_engines import check_engine
-from rlhf.engine.sources import quantization_of
+from rlhf.engine.sources import quantization_of, resolve_model
 from rlhf.training.arguments import DTYPES
+from rlhf.training.hub_data import read_files_or_hub
 from rlhf.training.memory_plan import longest_rollouts, plan_run
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.ppo_arguments import PPOArguments
 from rlhf.training.ppo_trainer import PPOTrainer
+from rlhf.training.ptx import encode_demonstrations
 from rlhf.training.run_folder import hash_model
 from rlhf.training.stage import find_backbone, finish_stage, load_chat, open_stage
+from rlhf.training.stopping import exit_when_stopped
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train against the reward model or scorer, save policy and value model."""
+    """Train against reward model and scorers, save policy and value model."""
     args = parse(PPOArguments, argv)
     with exit_on_error():
         check_engine(args.rollout_engine, args.vllm_server_url, cuda_graphs=args.rollout_cuda_graphs)
         prompts = load_prompts(args)
-        scorer = load_scorer(args.scorer) if args.scorer else None
+        scorers = build_scorers(
+            args.scorer, timeout=args.scorer_timeout, retries=args.scorer_retries, batch_size=args.scorer_batch_size
+        )
         source = find_backbone(args)
         parents = check_reward_models(args.reward_model, source.backbone, args.quantization)
+        if args.policy_adapter is not None:
+            parents["policy_adapter"] = check_policy_adapter(args, source.backbone)
         chat = load_chat(source, args)
+        demonstrations = encode_demonstrations(chat, load_demonstrations(args))
         plan_run("ppo", args, source, longest_rollouts(args, chat, prompts))
         backbone = build_backbone(args, str(source.backbone))
-        stage = open_stage("ppo", args, source, chat, data_files=args.prompt_file, parents=parents)
+        stage = open_stage("ppo", args, source, chat, data_files=[*args.prompt_file, *args.ptx_file], parents=parents)
     trainer = PPOTrainer(
         backbone,
         args,
         chat=stage.chat,
         prompts=prompts,
-        scorer=scorer,
+        scorers=scorers,
+        demonstrations=demonstrations,
         run=stage.run,
         backbone_path=stage.backbone_path,
     )
-    trainer.train(resume_from_checkpoint=stage.checkpoint)
+    with exit_when_stopped():
+        trainer.train(resume_from_checkpoint=stage.checkpoint)
     trainer.save_model()
     finish_stage(stage, {"steps": trainer.state.global_step, **trainer.last_objectives()})
 
@@ -65,6 +76,17 @@ def load_prompts(args: PPOArguments) -> list[Comparison]:
     if report.num_bad:
         print(report)
     return prompts
+
+
+def load_demonstrations(args: PPOArguments) -> list[Demonstration]:
+    """Read what the policy keeps learning; nothing where no file is named.
+
+    Raises:
+        ValueError: the data is bad.
+    """
+    if not args.ptx_file:
+        return []
+    return read_files_or_hub(args.ptx_file, read_demonstrations, field="ptx_file", skip_bad_lines=args.skip_bad_lines)
 
 
 def check_reward_models(folders: Sequence[str], backbone: Path, quantization: str = "none") -> dict[str, Path]:
@@ -100,19 +122,64 @@ def check_reward_model(folder: Path, backbone: Path, quantization: str = "none")
             f"reward_model {folder} was trained on another base, {trained_on['path']}: train it on the model that "
             "PPO starts from, or start PPO from that base with --model"
         )
-    if quantization_of(folder) != quantization:
-        raise ValueError(
-            f"reward_model {folder} was trained with quantization {quantization_of(folder)}, which gives the base "
-            f"other weights: take --quantization {quantization_of(folder)} in place of {quantization}"
-        )
+    _check_quantization("reward_model", folder, quantization)
     return folder
 
 
+def check_policy_adapter(args: PPOArguments, backbone: Path) -> Path:
+    """Refuse what is no policy on this backbone, and take the LoRA settings of one that is.
+
+    Raises:
+        ValueError: with what is wrong and what to do.
+    """
+    folder = Path(str(args.policy_adapter))
+    if not (folder / "adapter_config.json").is_file() or (folder / "reward_head.safetensors").is_file():
+        raise ValueError(
+            f"policy_adapter is {folder}: no policy is there; give the --output_dir of rlhf ppo or rlhf dpo, or a "
+            "checkpoint in it"
+        )
+    trained_on = resolve_model(folder).backbone
+    if hash_model(trained_on) != hash_model(backbone):
+        raise ValueError(
+            f"policy_adapter {folder} was trained on another base, {trained_on}: start PPO from that base with "
+            f"--model {trained_on}"
+        )
+    # a checkpoint has its config.yaml one folder above
+    run = folder if (folder / "config.yaml").is_file() else folder.parent
+    _check_quantization("policy_adapter", run, args.quantization)
+    settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    args.lora_r, args.lora_alpha = settings["r"], settings["lora_alpha"]
+    targets = settings["target_modules"]
+    args.lora_target_modules = targets if isinstance(targets, str) else ",".join(targets)
+    return folder
+
+
+def _check_quantization(field: str, run: Path, quantization: str) -> None:
+    found = quantization_of(run)
+    if found != quantization:
+        raise ValueError(
+            f"{field} {run} was trained with quantization {found}, which gives the base other weights: take "
+            f"--quantization {found} in place of {quantization}"
+        )
+
+
 def build_backbone(args: PPOArguments, path: str) -> Backbone:
-    """The backbone with its roles; the value model starts from the (first) reward model where there is one."""
+    """The backbone with its roles; the value model starts from the (first) reward model where there is one.
+
+    The policy starts from `policy_adapter`, else from an adapter that adds nothing, and so does a reference of its own
+    with `reference start`; with `reference backbone` it is the backbone until its first update.
+    """
     backbone = Backbone.load(path, dtype=DTYPES[args.dtype], quantization=args.quantization)
-    backbone.add_adapter("policy", args.lora_config())
-    backbone.add_head("value")
+    if args.policy_adapter is None:
+        backbone.add_adapter("policy", args.lora_config())
+    else:
+        add_adapter_from(backbone, "policy", Path(args.policy_adapter))
+    if args.holds_reference:
+        backbone.add_adapter("reference", copy.deepcopy(backbone.adapter_configs["policy"]))
+        if args.reference == "start":
+            copy_adapter(backbone, "policy", "reference")
+    if args.value_model != "none":
+        backbone.add_head("value")
     if not args.reward_model:
         if args.value_model == "adapter":
             backbone.add_adapter("value", args.lora_config())

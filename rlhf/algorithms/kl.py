@@ -13,6 +13,12 @@ def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, kind: str = 
     With log r = ref_logprobs - logprobs: k1 = -log r (unbiased), k2 = (log r)^2 / 2 (low variance, biased),
     k3 = r - 1 - log r (unbiased, never negative).
 
+    As a loss it is the gradient that counts, which is another matter (Tang and Munos, arXiv 2506.09477). On tokens of
+    the policy itself that of k1 is grad log p, which is 0 on average: no penalty at all. That of k2, -log r grad log p,
+    is on average the gradient of KL(policy || reference). That of k3, (1 - r) grad log p, is on average the gradient
+    of KL(reference || policy), which agrees with it to first order near the reference; GRPO (arXiv 2402.03300)
+    takes k3. Either way a token answers for its own KL only; as a reward, it answers for that of later tokens too.
+
     Args:
         logprobs: log-probabilities of the sampled tokens under the policy, any shape, nats.
         ref_logprobs: the same under the reference.

@@ -37,27 +37,44 @@ class PolicyLoss:
 
 
 def policy_loss(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, *, clip_range: float
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    *,
+    clip_range: float,
+    clip_range_high: float | None = None,
+    dual_clip: float | None = None,
 ) -> PolicyLoss:
     """The clipped surrogate objective, equation 7 of arXiv 1707.06347, as a loss per token.
 
-        L_t = max(-A_t rho_t, -A_t clip(rho_t, 1 - e, 1 + e)),   rho_t = exp(logprobs_t - old_logprobs_t)
+        L_t = max(-A_t rho_t, -A_t clip(rho_t, 1 - e, 1 + e_high)),   rho_t = exp(logprobs_t - old_logprobs_t)
+
+    A bad token (A < 0) that has become much likelier has no bound there. The dual clip (Ye et al., arXiv 1912.09729)
+    bounds it: L_t = min(L_t, -c A_t) where A_t < 0.
 
     Args:
         logprobs: `[tokens]` under the policy, differentiable.
         old_logprobs: `[tokens]` under the policy that sampled.
         advantages: `[tokens]`.
         clip_range: e, usually .2.
+        clip_range_high: e_high; None takes e. Above it unlikely tokens have more room to become likelier (DAPO's
+            clip-higher, arXiv 2503.14476, there .28).
+        dual_clip: c > 1, usually 3; None sets no bound.
     """
     log_ratio = logprobs - old_logprobs
     ratio = log_ratio.exp()
+    high = clip_range if clip_range_high is None else clip_range_high
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + high)
+    loss = torch.maximum(unclipped, clipped)
+    is_clipped = clipped.detach() > unclipped.detach()
+    if dual_clip is not None:
+        bound = torch.where(advantages < 0, -dual_clip * advantages, torch.inf)
+        is_clipped |= loss.detach() > bound
+        loss = torch.minimum(loss, bound)
     with torch.no_grad():
         approx_kl = log_ratio.expm1() - log_ratio
-    return PolicyLoss(
-        torch.maximum(unclipped, clipped), ratio.detach(), approx_kl, clipped.detach() > unclipped.detach()
-    )
+    return PolicyLoss(loss, ratio.detach(), approx_kl, is_clipped)
 
 
 def value_loss(

@@ -94,6 +94,11 @@ def load_adapter_weights(backbone: Backbone, name: str, folder: Path) -> None:
     _copy_into(backbone.adapter_parameters(name), load_file(folder / ADAPTER_FILE), folder / ADAPTER_FILE)
 
 
+def copy_adapter(backbone: Backbone, source: str, target: str) -> None:
+    """Give the adapter `target` the weights of `source`, of the same settings; every process must call it."""
+    _copy_into(backbone.adapter_parameters(target), adapter_tensors(backbone, source), Path(target))
+
+
 def load_head_weights(backbone: Backbone, name: str, folder: Path, *, saved_as: str | None = None) -> None:
     """Copy a head's weights and normalisation from a folder into the head `name`."""
     path = folder / f"{saved_as or name}_head.safetensors"

@@ -75,6 +75,7 @@ class RoleOutput:
 
 
 REFERENCE = Role("reference", logprobs=True)
+FROZEN_REFERENCE = Role("reference", adapter="reference", logprobs=True)
 POLICY = Role("policy", adapter="policy", logprobs=True)
 POLICY_WITH_VALUE = Role("policy", adapter="policy", logprobs=True, value_head="value")
 VALUE = Role("value", adapter="value", value_head="value")

@@ -1,6 +1,7 @@
 """PPO for language models in numbered phases (arXiv 1707.06347, 1909.08593; details of arXiv 2403.17031).
 
-Policy, value model and reward model are adapters on one frozen backbone, the reference is the backbone alone.
+Policy, value model and reward model are adapters on one frozen backbone, the reference is the backbone alone or an
+adapter that stands. The estimators without a value model share all phases but the third.
 One step is one rollout with all its epochs: `max_steps`, `logging_steps` and `save_steps` count rollouts.
 """
 
@@ -17,33 +18,53 @@ from typing import Any
 import torch
 from transformers.trainer_utils import TrainOutput
 
-from rlhf.algorithms.advantages import gae, masked_mean, whiten
-from rlhf.algorithms.ensemble import ensemble_score
-from rlhf.algorithms.kl import AdaptiveKL, FixedKL, kl_estimate
-from rlhf.algorithms.ppo import policy_loss, token_rewards, value_loss
+from rlhf.algorithms.kl import AdaptiveKL, FixedKL
 from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison
-from rlhf.engine.backbone import POLICY, POLICY_WITH_VALUE, REFERENCE, VALUE, Backbone, RoleOutput, reward_roles
+from rlhf.engine.adapters import copy_adapter, load_adapter_weights, write_adapter
+from rlhf.engine.backbone import (
+    FROZEN_REFERENCE,
+    POLICY,
+    POLICY_WITH_VALUE,
+    REFERENCE,
+    VALUE,
+    Backbone,
+    reward_roles,
+)
 from rlhf.engine.generation import Sampling
-from rlhf.engine.packing import Group
+from rlhf.engine.packing import Group, PackedBatch, pack
 from rlhf.engine.rollout_engines import build_engine
+from rlhf.training.advantage_estimation import estimate_advantages
 from rlhf.training.moments import RunningMoments
 from rlhf.training.ppo_arguments import PPOArguments
+from rlhf.training.ppo_loss import RolloutLoss, loss_count, rollout_loss
+from rlhf.training.ptx import DemonstrationOrder
+from rlhf.training.response_scores import REWARD_MODEL, ScoreSources
 from rlhf.training.rollout import ResponseScorer, RolloutBatch, SampledGroup, pack_rollout
-from rlhf.training.rollout_metrics import correlation, distinct_bigrams, sample_rows
+from rlhf.training.rollout_metrics import response_values, rollout_metrics, sample_rows, sequence_kl
+from rlhf.training.run_watch import RunWatch, stop_message
+from rlhf.training.score_shaping import ScoreShaper
+from rlhf.training.shuffled_order import shuffled_index
+from rlhf.training.step_start import StepStart
+from rlhf.training.stopping import RunStopped
 from rlhf.training.trainer import RoleTrainer, SavedRole
+
+EPOCHS_END_AT = 1.5  # times target_approx_kl
 
 
 class PPOTrainer(RoleTrainer):
     """Optimises the adapter `policy` against a scorer.
 
     Args:
-        backbone: with the adapter `policy`, the head `value`, with `--value_model adapter` the adapter `value`,
-            and, unless a scorer is given, adapter and head `reward`, for an ensemble `reward_2` and so on too.
+        backbone: with the adapter `policy`, the head `value` and with `--value_model adapter` the adapter `value`,
+            adapter and head `reward` for a reward model, for an ensemble `reward_2` and so on too, and the adapter
+            `reference` where the reference is not the backbone.
         args: settings.
         chat: the chat format of the policy.
         prompts: what to sample responses to.
-        scorer: gives scores; None takes the reward adapter on the same backbone.
+        scorers: give scores beside the reward model or without one, in the order of `scorer_weights`.
+        demonstrations: each a prompt with a response, which the policy keeps learning by `ptx_coef`.
+        judge: scores outside the reward; None takes the adapter `judge` if `args.judge_model` names one.
     """
 
     args: PPOArguments
@@ -55,25 +76,38 @@ class PPOTrainer(RoleTrainer):
         *,
         chat: Chat,
         prompts: Sequence[Comparison],
-        scorer: ResponseScorer | None = None,
+        scorers: Sequence[ResponseScorer] = (),
+        demonstrations: Sequence[Group] = (),
+        judge: ResponseScorer | None = None,
         **trainer_arguments: Any,
     ):
-        self.chat, self.prompts, self.scorer = chat, list(prompts), scorer
-        shared = args.value_model == "shared"
-        self.training_roles = [POLICY_WITH_VALUE] if shared else [POLICY, VALUE]
-        self.reward_roles = reward_roles(0 if scorer else max(1, len(args.reward_model)))
-        measured = [replace(role, entropy=role.logprobs) for role in self.training_roles]
-        self.scoring_roles = [REFERENCE, *measured, *self.reward_roles]
+        self.chat, self.prompts = chat, list(prompts)
+        self.demonstrations = DemonstrationOrder(demonstrations, args.seed)
+        adapters = {"adapter": ["policy", "value"]}.get(args.value_model, ["policy"])
+        policy = POLICY_WITH_VALUE if args.value_model == "shared" else POLICY
+        learns = args.entropy_coef > 0
+        self.training_roles = [replace(policy, entropy=learns, entropy_learns=learns)]
+        self.training_roles += [VALUE] if "value" in adapters else []
+        self.value_role = None if args.value_model == "none" else adapters[-1]
+        self.score_sources = ScoreSources(args, reward_roles(len(args.reward_model)), scorers)
+        reference = FROZEN_REFERENCE if args.holds_reference else REFERENCE
+        measured = [replace(role, entropy=role.logprobs, entropy_learns=False) for role in self.training_roles]
+        self.watch = RunWatch(args, judge, is_main=args.process_index == 0)
+        self.scoring_roles = [reference, *measured, *self.score_sources.roles, *self.watch.roles]
         self.kl_controller: FixedKL | AdaptiveKL = FixedKL(args.kl_coef)
         if args.kl_target is not None:
             self.kl_controller = AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)
-        self.score_moments = RunningMoments()
+        self.score_shaper = ScoreShaper(args)
         self.prompt_position = 0
-        backbone.train_only(adapters=["policy"] if shared else ["policy", "value"], heads=["value"])
-        saved_roles = [
-            SavedRole("policy"),
-            SavedRole(None if shared else "value", "value", subfolder="value"),
-        ]
+        self._saved_step = -1
+        backbone.train_only(adapters=adapters, heads=["value"] if self.value_role else [])
+        for parameter in backbone.adapter_parameters("policy").values() if args.value_warmup_steps else ():
+            parameter.register_hook(self._stand_while_warming_up)
+        saved_roles = [SavedRole("policy")]
+        if self.value_role:
+            saved_roles.append(SavedRole("value" if "value" in adapters else None, "value", subfolder="value"))
+        if args.holds_reference:
+            saved_roles.append(SavedRole("reference", subfolder="reference"))
         super().__init__(backbone, args, saved_roles=saved_roles, **trainer_arguments)
         backbone.to(self.args.device)
         self.rollout_engine = build_engine(
@@ -97,19 +131,21 @@ class PPOTrainer(RoleTrainer):
         model = self._start_training(resume_from_checkpoint)
         while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
-            # 1. sample responses from the policy, its adapter merged
-            with self._timed("rollout"):
-                self.rollout_engine.sync()
-                rollout = self.sample_rollout(self.next_prompts())
-            # 2. score them; one pass over reference, policy, value and reward
-            with self._timed("scoring"):
-                self.measure(rollout)
-            # 3. rewards = KL penalty + score, then advantages and returns
-            self.estimate_advantages(rollout)
+            with self._undone_if_stopped(model):
+                # 1. sample responses from the policy, its adapter merged
+                with self._timed("rollout"):
+                    self.rollout_engine.sync()
+                    rollout = self.sample_rollout(self.next_prompts())
+                # 2. score them; one pass over reference, policy, value and reward
+                with self._timed("scoring"):
+                    self.measure(rollout)
+                self.watch.before_update(self.backbone)
+                # 3. rewards = KL penalty + score, then advantages and, with a value model, returns
+                self.estimate_advantages(rollout)
             # 4. several epochs over the same rollout
             with self._timed("update"):
                 self.update(model, rollout)
-            # 5. move the KL weight, log, save
+            # 5. move the KL weight and the reference, log, save
             self._end_step(model, rollout)
         return self._end_training()
 
@@ -163,73 +199,41 @@ class PPOTrainer(RoleTrainer):
             outputs = self.backbone(batch.packed, self.scoring_roles, temperature=self.args.temperature)
             batch.old_logprobs, batch.entropy = outputs["policy"].logprobs, outputs["policy"].entropy
             batch.ref_logprobs = outputs["reference"].logprobs
-            batch.old_values = outputs[self.training_roles[-1].name].values
-            batch.scores = self._score(batch, self.scorer) if self.scorer else self._ensemble_scores(outputs)
-            self.check_finite("score", batch.scores)
-
-    def _ensemble_scores(self, outputs: dict[str, RoleOutput]) -> torch.Tensor:
-        """`[responses]` scores of the reward model, or of several together."""
-        scores = [score for role in self.reward_roles if (score := outputs[role.name].scores) is not None]
-        if len(scores) == 1:
-            return scores[0]
-        score, deviation = ensemble_score(torch.stack(scores), penalty=self.args.ensemble_penalty)
-        self.record(objective__score_std=deviation)
-        return score
-
-    def _score(self, batch: RolloutBatch, scorer: ResponseScorer) -> torch.Tensor:
-        scores = torch.tensor(
-            scorer.score(batch.prompt_of_response, batch.texts),
-            dtype=torch.float32,
-            device=self.args.device,
-        )
-        if scores.shape != (batch.packed.num_responses,) or not scores.isfinite().all():
-            raise ValueError(
-                f"scorer {scorer.name} gave {scores.tolist()} for {batch.packed.num_responses} responses: "
-                "it must give one finite number for each"
-            )
-        return scores
+            if self.value_role:
+                batch.old_values = outputs[self.value_role].values
+            deviation = self.score_sources.read(batch, outputs)
+            if deviation is not None:
+                self.record(objective__score_std=deviation)
+            if REWARD_MODEL in batch.scores_by_name:
+                self.check_finite("score", batch.scores_by_name[REWARD_MODEL])
+            self.watch.read(batch, outputs)
+        self.score_sources.ask(rollout, self._sum_over_processes)
+        self.watch.ask(rollout)
 
     def estimate_advantages(self, rollout: list[RolloutBatch]) -> None:
-        """Phase 3: per-token rewards, GAE, and whitening over the rollouts of all processes."""
-        args = self.args
-        scores = self._shaped_scores(rollout)
-        kl = [kl_estimate(batch.old_logprobs, batch.ref_logprobs, args.kl_estimator) for batch in rollout]
-        rewards = [
-            batch.packed.from_rows(
-                token_rewards(
-                    score,
-                    batch.packed.to_rows(per_token),
-                    batch.packed.response_mask,
-                    kl_coef=self.kl_controller.kl_coef,
-                )
-            )
-            for batch, score, per_token in zip(rollout, scores, kl, strict=True)
-        ]
-        self.record(objective__reward=torch.cat(rewards))
-        if args.whiten_rewards:
-            rewards = list(self._whiten(rewards, shift_mean=False))
-        advantages = []
-        for batch, reward in zip(rollout, rewards, strict=True):
-            packed = batch.packed
-            estimates = gae(
-                packed.to_rows(reward),
-                packed.to_rows(batch.old_values),
-                packed.response_mask,
-                gamma=args.gamma,
-                gae_lambda=args.gae_lambda,
-            )
-            advantage, batch.returns = (packed.from_rows(rows) for rows in estimates)
-            advantages.append(advantage)
-        for batch, advantage in zip(rollout, self._whiten(advantages), strict=True):
-            batch.advantages = advantage
+        """Phase 3: per-token rewards and advantages, with moments over the rollouts of all processes."""
+        scores = self.score_shaper.shape(rollout, self._sum_over_processes)
+        rewards = estimate_advantages(
+            rollout, scores, self.args, kl_coef=self.kl_controller.kl_coef, reduce=self._reduce
+        )
+        counted = torch.cat([batch.counted_tokens for batch in rollout])
+        self.record(objective__reward=torch.cat(rewards)[counted])
 
     def update(self, model: torch.nn.Module, rollout: list[RolloutBatch]) -> None:
-        """Phase 4: `num_ppo_epochs` passes of `num_mini_batches` optimiser steps each."""
+        """Phase 4: `num_ppo_epochs` passes of `num_mini_batches` optimiser steps, fewer once the policy is far off."""
         minibatches = self._minibatches(rollout)
         shuffle = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
-        for epoch in range(self.args.num_ppo_epochs):
-            for position, index in enumerate(torch.randperm(len(minibatches), generator=shuffle).tolist()):
-                self._optimizer_step(model, minibatches[index], is_first=epoch == position == 0)
+        epochs = [torch.randperm(len(minibatches), generator=shuffle) for _ in range(self.args.num_ppo_epochs)]
+        order = torch.cat(epochs).tolist()
+        num_taken = 0
+        for index in order:
+            moved = self._optimizer_step(model, minibatches[index], num_taken)
+            num_taken += 1
+            if self._is_far_off(moved):
+                break
+        for _ in order[num_taken:]:
+            self.lr_scheduler.step()  # the schedule counts the steps there could have been, and so rollouts
+        self.record(policy__optimizer_steps=torch.tensor(num_taken))
 
     def _minibatches(self, rollout: list[RolloutBatch]) -> list[list[RolloutBatch]]:
         """Consecutive passes that hold `prompts_per_minibatch` prompts together."""
@@ -242,14 +246,26 @@ class PPOTrainer(RoleTrainer):
             num_prompts += batch.packed.num_groups
         return minibatches
 
-    def _optimizer_step(self, model: torch.nn.Module, minibatch: list[RolloutBatch], *, is_first: bool) -> None:
+    def _optimizer_step(self, model: torch.nn.Module, minibatch: list[RolloutBatch], number: int) -> torch.Tensor:
+        """Take the optimiser step of that number within its rollout; returns sum and count of approx_kl here."""
         model.train()
-        num_tokens = self._sum_over_processes(sum(len(batch.packed.target_ids) for batch in minibatch))
-        for batch in self.in_passes(model, minibatch):
-            total = self._loss_sum(model, batch, is_first=is_first)
-            self.check_finite("loss", total)
+        self.watch.start_minibatch()
+        count = self._sum_over_processes(sum(loss_count(batch, self.args) for batch in minibatch)).clamp(min=1)
+        demonstrations = self._demonstrations(number)
+        num_shown = self._sum_over_processes(sum(len(batch.target_ids) for batch in demonstrations))
+        moved = torch.zeros(2, device=self.args.device)
+        # demonstrations first: gradients of processes meet in the last pass, which has all parameters
+        passes: list[PackedBatch | RolloutBatch] = [*demonstrations, *minibatch]
+        for batch in self.in_passes(model, passes):
+            if isinstance(batch, RolloutBatch):
+                part = self._rollout_loss(model, batch, is_first=number == 0)
+                moved += torch.stack([part.approx_kl.sum(), part.approx_kl.new_tensor(len(part.approx_kl))])
+                loss = part.total / count
+            else:
+                loss = self._ptx_loss_sum(model, batch) / num_shown
+            self.check_finite("loss", loss)
             # processes average their gradients, so each multiplies its share of the sum by their number
-            self.backward(total * self.accelerator.num_processes / num_tokens)
+            self.backward(loss * self.accelerator.num_processes)
         grad_norm = self._clip_grad_norm(model) if self.args.max_grad_norm > 0 else None
         self.stop_unless_finite()
         self.optimizer.step()
@@ -257,26 +273,23 @@ class PPOTrainer(RoleTrainer):
             self.record(grad_norm=torch.as_tensor(grad_norm))
         self.lr_scheduler.step()
         model.zero_grad()
+        return moved
 
-    def _loss_sum(self, model: torch.nn.Module, batch: RolloutBatch, *, is_first: bool) -> torch.Tensor:
-        args = self.args
-        outputs = model(batch.packed, self.training_roles, temperature=args.temperature)
-        policy = policy_loss(
-            outputs["policy"].logprobs, batch.old_logprobs, batch.advantages, clip_range=args.clip_range
-        )
-        values = outputs[self.training_roles[-1].name].values
-        value = value_loss(values, batch.old_values, batch.returns, clip_range=args.value_clip_range)
-        self.record(
-            loss__policy=policy.loss,
-            loss__value=value,
-            loss=policy.loss + args.value_coef * value,
-            policy__approx_kl=policy.approx_kl,
-            policy__clip_fraction=policy.clipped.float(),
-            policy__ratio=policy.ratio,
-        )
+    def _rollout_loss(self, model: torch.nn.Module, batch: RolloutBatch, *, is_first: bool) -> RolloutLoss:
+        outputs = model(batch.packed, self.training_roles, temperature=self.args.temperature)
+        values = outputs[self.value_role].values if self.value_role else None
+        loss = rollout_loss(batch, outputs["policy"], values, self.args, kl_coef=self.kl_controller.kl_coef)
+        self.record(**loss.metrics)
+        self.watch.add_ratio(loss.ratio)
         if is_first:
-            self.record(policy__first_ratio_error=(policy.ratio - 1).abs(), policy__first_approx_kl=policy.approx_kl)
-        return (policy.loss + args.value_coef * value).sum()
+            self.record(policy__first_ratio_error=(loss.ratio - 1).abs(), policy__first_approx_kl=loss.approx_kl)
+        return loss
+
+    def _ptx_loss_sum(self, model: torch.nn.Module, batch: PackedBatch) -> torch.Tensor:
+        """What `ptx_coef` demonstrations cost: minus their log-likelihood, at temperature 1."""
+        loss = -model(batch, [POLICY])["policy"].logprobs
+        self.record(loss__ptx=loss)
+        return self.args.ptx_coef * loss.sum()
 
     # ---- parts of the phases ----------------------------------------------------------------------------
 
@@ -294,33 +307,56 @@ class PPOTrainer(RoleTrainer):
         return chosen
 
     def _prompt_at(self, position: int) -> Comparison:
-        epoch, offset = divmod(position, len(self.prompts))
-        generator = torch.Generator().manual_seed(self.args.seed + epoch)
-        return self.prompts[int(torch.randperm(len(self.prompts), generator=generator)[offset])]
+        return self.prompts[shuffled_index(position, len(self.prompts), self.args.seed)]
 
-    def _shaped_scores(self, rollout: list[RolloutBatch]) -> list[torch.Tensor]:
-        """Scores as they enter the reward: normalised if asked for, less the penalty where no EOS came."""
-        scores = [batch.scores for batch in rollout]
-        if self.args.normalize_scores:
-            everything = torch.cat(scores).double()
-            count = self._sum_over_processes(len(everything))
-            mean = self._sum_over_processes(everything.sum()) / count
-            variance = self._sum_over_processes((everything - mean).square().sum()) / count
-            self.score_moments.update(float(count), float(mean), float(variance))
-            scores = [(score - self.score_moments.mean) / self.score_moments.deviation for score in scores]
-        penalty = self.args.missing_eos_penalty
-        return [score - penalty * ~batch.finished for score, batch in zip(scores, rollout, strict=True)]
+    def _demonstrations(self, number: int) -> list[PackedBatch]:
+        """This process's demonstrations of an optimiser step, as many as the prompts of a minibatch, in passes."""
+        args = self.args
+        if not args.ptx_coef:
+            return []
+        step = self.state.global_step * args.num_ppo_epochs * args.num_mini_batches + number
+        process, num_processes = self.accelerator.process_index, self.accelerator.num_processes
+        count = args.prompts_per_minibatch
+        groups = self.demonstrations.share(step, count, process=process, num_processes=num_processes)
+        (passes,) = self.agreed_passes([[group.num_tokens for group in groups]])
+        return [pack([groups[index] for index in indices]).to(args.device) for indices in passes]
 
-    def _whiten(self, parts: list[torch.Tensor], *, shift_mean: bool = True) -> tuple[torch.Tensor, ...]:
-        flat = torch.cat(parts)
-        whitened = whiten(flat, torch.ones_like(flat, dtype=torch.bool), shift_mean=shift_mean, reduce=self._reduce)
-        return whitened.split([len(part) for part in parts])
+    def _is_far_off(self, moved: torch.Tensor) -> bool:
+        """Whether approx_kl of a minibatch, over all processes, ends the epochs of its rollout."""
+        if self.args.target_approx_kl is None:
+            return False
+        total, count = self._reduce(moved)
+        return bool(total > EPOCHS_END_AT * self.args.target_approx_kl * count)
+
+    def _stand_while_warming_up(self, gradient: torch.Tensor) -> torch.Tensor:
+        """A hook on the policy's gradients. Adam, whose moments are 0 by then, does not move on a gradient of 0."""
+        if self.state.global_step < self.args.value_warmup_steps:
+            return torch.zeros_like(gradient)
+        return gradient
 
     def _reduce(self, total: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(total, reduction="sum")
 
     def _sum_over_processes(self, value: torch.Tensor | int) -> torch.Tensor:
         return self._reduce(torch.as_tensor(value, device=self.args.device))
+
+    @contextlib.contextmanager
+    def _undone_if_stopped(self, model: torch.nn.Module) -> Iterator[None]:
+        """Where a rollout stops the run, save the last complete step as if this one had not begun."""
+        start = StepStart.now(self.stage_state())
+        try:
+            yield
+        except RunStopped:
+            self.load_stage_state(start.stage_state)
+            start.restore_random_states()
+            if self._saved_step != self.state.global_step:
+                self._save(model)
+            raise
+
+    def _save(self, model: torch.nn.Module) -> None:
+        self._save_checkpoint(model, None)
+        self._saved_step = self.state.global_step
+        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     @contextlib.contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -341,11 +377,15 @@ class PPOTrainer(RoleTrainer):
             max_steps = max(1, int(args.num_train_epochs * len(self.prompts)) // per_step)
         if resume_from_checkpoint is not None and not self.is_deepspeed_enabled:
             self._load_from_checkpoint(resume_from_checkpoint)
+        elif resume_from_checkpoint is not None and args.holds_reference:
+            # of what does not learn, DeepSpeed's own checkpoint holds nothing
+            load_adapter_weights(self.backbone, "reference", Path(resume_from_checkpoint) / "reference")
         self._init_training_state(max_steps, max_steps, 1, resume_from_checkpoint, None)
         optimizer_steps = max_steps * args.num_ppo_epochs * args.num_mini_batches
         model, _ = self._prepare_for_training(optimizer_steps, None, resume_from_checkpoint)
         if resume_from_checkpoint is not None:
             self._load_rng_state(resume_from_checkpoint)
+            self._saved_step = self.state.global_step
         model.zero_grad()
         self._globalstep_last_logged = self.state.global_step
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
@@ -357,14 +397,24 @@ class PPOTrainer(RoleTrainer):
         num_samples = int(self._sum_over_processes(sum(batch.packed.num_responses for batch in rollout)))
         self.kl_controller.update(kl, num_samples)
         self.state.global_step += 1
+        if self.args.reference_update_steps and self.state.global_step % self.args.reference_update_steps == 0:
+            copy_adapter(self.backbone, "policy", "reference")
         self.state.epoch = self.prompt_position / len(self.prompts)
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        measured, alarms = self.watch.after_update(
+            rollout, self.state.global_step, reduce=self._reduce, device=self.args.device
+        )
+        self.record(**{name.replace("/", "__"): torch.tensor(value) for name, value in measured.items()})
+        self.watch.report(alarms, self.run)
         if self.control.should_log:
+            self._write_histograms(rollout)
             self.log({"learning_rate": self._get_learning_rate()})
             self._write_samples(rollout)
-        if self.control.should_save:
-            self._save_checkpoint(model, None)
-            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        reason = stop_message(alarms)
+        if self.control.should_save or reason is not None:
+            self._save(model)
+        if reason is not None:
+            raise RunStopped(reason)
 
     def _end_training(self) -> TrainOutput:
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
@@ -373,42 +423,12 @@ class PPOTrainer(RoleTrainer):
 
     def _record_rollout(self, rollout: list[RolloutBatch]) -> float:
         """Record what the rollout was like; returns its mean sequence KL in nats over all processes."""
-        cat = {
-            name: torch.cat([getattr(batch, name) for batch in rollout])
-            for name in (
-                "old_logprobs",
-                "sampler_logprobs",
-                "entropy",
-                "scores",
-                "returns",
-                "old_values",
-                "finished",
-            )
-        }
-        sequence_kl = torch.cat([b.packed.sum_by_response(b.old_logprobs - b.ref_logprobs) for b in rollout])
-        lengths = torch.tensor([float(n) for batch in rollout for n in batch.packed.response_lengths])
-        everywhere = torch.ones_like(cat["returns"], dtype=torch.bool)
-        spread = masked_mean(
-            (cat["returns"] - masked_mean(cat["returns"], everywhere, self._reduce)).square(),
-            everywhere,
-            self._reduce,
-        )
-        error = cat["returns"] - cat["old_values"]
-        unexplained = masked_mean(
-            (error - masked_mean(error, everywhere, self._reduce)).square(), everywhere, self._reduce
-        )
-        self.record(
-            objective__score=cat["scores"],
-            objective__kl=sequence_kl,
-            objective__entropy=cat["entropy"],
-            objective__eos_rate=cat["finished"].float(),
-            objective__response_length=lengths,
-            objective__distinct_2=torch.tensor([distinct_bigrams(text) for batch in rollout for text in batch.texts]),
-            reward__length_correlation=torch.tensor(correlation(lengths, cat["scores"].cpu())),
-            value__explained_variance=1 - unexplained / spread.clamp(min=1e-12),
-            policy__sampler_gap=(cat["old_logprobs"].exp() - cat["sampler_logprobs"].exp()).abs(),
-        )
-        total, count = self._reduce(torch.stack([sequence_kl.sum(), sequence_kl.new_tensor(len(sequence_kl))]))
+        self.record(**rollout_metrics(rollout, self._reduce))
+        if self.args.failed_scores == "leave_out":
+            failed = self._sum_over_processes(sum(int((~batch.counts).sum()) for batch in rollout))
+            self.record(objective__failed_scores=failed)
+        kl = sequence_kl(rollout)
+        total, count = self._reduce(torch.stack([kl.sum(), kl.new_tensor(len(kl))]))
         return float(total / count)
 
     def last_objectives(self) -> dict[str, float]:
@@ -417,6 +437,12 @@ class PPOTrainer(RoleTrainer):
         rows = rows[-max(1, len(rows) // 4) :]
         names = sorted(name for name in rows[-1] if name.startswith("objective/")) if rows else []
         return {name: sum(row[name] for row in rows) / len(rows) for name in names}
+
+    def _write_histograms(self, rollout: list[RolloutBatch]) -> None:
+        """Write score, KL and length of every response of all processes, which have equally many."""
+        values = {name: self.accelerator.gather(value) for name, value in response_values(rollout).items()}
+        if self.run is not None:
+            self.run.log_histograms(self.state.global_step, {name: value.tolist() for name, value in values.items()})
 
     def _write_samples(self, rollout: list[RolloutBatch]) -> None:
         if self.run is None or not self.args.sample_rows:
@@ -430,10 +456,32 @@ class PPOTrainer(RoleTrainer):
         return {
             "prompt_position": self.prompt_position,
             "kl_controller": asdict(self.kl_controller),
-            "score_moments": asdict(self.score_moments),
+            "score_moments": asdict(self.score_shaper.moments),
+            "watch": self.watch.state(),
         }
 
     def load_stage_state(self, state: dict[str, Any]) -> None:
         self.prompt_position = state["prompt_position"]
         self.kl_controller = type(self.kl_controller)(**state["kl_controller"])
-        self.score_moments = RunningMoments(**state["score_moments"])
+        self.score_shaper.moments = RunningMoments(**state["score_moments"])
+        if "watch" in state:
+            self.watch.load_state(state["watch"])
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        self.watch.save(Path(output_dir))
+
+    def _restore(self, folder: Path) -> None:
+        super()._restore(folder)
+        self.watch.load(folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write adapters and heads; at the end of a run that keeps its best policy the last goes to `last/`."""
+        super().save_model(output_dir, _internal_call)
+        kept = self.watch.kept
+        if output_dir is None and kept is not None and kept.best is not None:
+            folder = Path(self.args.output_dir)
+            super().save_model(str(folder / "last"), _internal_call)
+            if self.args.should_save:
+                config = self.backbone.adapter_configs["policy"]
+                write_adapter(folder, kept.adapter, config, backbone_path=self.backbone_path)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import PartialState
+
 STOPPED = 3  # exit status of a run that stopped itself; 2 is for input that was refused, 1 for a defect
 
 
@@ -15,3 +21,17 @@ class RunStopped(Exception):
 
 class ScorerError(RunStopped):
     """A scorer gave no usable score; names the scorer, what it gave and the first response concerned."""
+
+
+@contextmanager
+def exit_when_stopped() -> Iterator[None]:
+    """Turn a run that stops itself into one line on standard error and exit status `STOPPED`."""
+    try:
+        yield
+    except RunStopped as stopped:
+        if PartialState().is_main_process:
+            told = "--resume_from_checkpoint" in str(stopped)
+            print(
+                f"stopped: {stopped}{'' if told else '; go on with --resume_from_checkpoint latest'}", file=sys.stderr
+            )
+        raise SystemExit(STOPPED) from stopped

@@ -104,7 +104,7 @@ def build(settings: dict[str, Any], folder: str) -> Any:
     prompts = [Comparison(prompt=(Message("user", f"{n} {text}"),)) for n in range(settings["prompts"])]
     args.max_prompt_length = settings["prompt_length"]
     chat = load_chat(resolve_model("smollm2-135m"), args)
-    trainer = PPOTrainer(backbone, args, chat=chat, prompts=prompts, scorer=Half(), backbone_path="m")
+    trainer = PPOTrainer(backbone, args, chat=chat, prompts=prompts, scorers=[Half()], backbone_path="m")
     return trainer
 
 

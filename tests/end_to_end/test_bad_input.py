@@ -144,7 +144,6 @@ def test_no_reward_model_there(refused, tiny_chat_model, data, tmp_path) -> None
     files = ["--model", tiny_chat_model, "--prompt_file", data / "prompts.jsonl"]
     assert "no finished reward model" in refused("ppo", *files, "--reward_model", tmp_path)
     assert "neither is set" in refused("ppo", *files)
-    assert "both are set" in refused("ppo", *files, "--reward_model", tmp_path, "--scorer", "math:sqrt")
 
 
 def test_an_output_folder_that_holds_a_run(refused, reward_model, tiny_chat_model, data) -> None:

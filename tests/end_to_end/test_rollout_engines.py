@@ -52,7 +52,7 @@ def train(model: Path, data: Path, folder: Path, *flags: str) -> PPOTrainer:
         args,
         chat=load_chat(source, args),
         prompts=read_prompts(args.prompt_file)[0],
-        scorer=ShorterIsBetter(),
+        scorers=[ShorterIsBetter()],
         backbone_path=str(source.backbone),
     )
     trainer.train()

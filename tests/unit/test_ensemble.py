@@ -61,6 +61,15 @@ def test_the_score_is_the_mean_less_deviations_over_the_members() -> None:
     assert ensemble_score(scores, penalty=0.0)[0].tolist() == [3.0, 2.0, 1.0]
 
 
+def test_the_score_is_the_least_of_the_members() -> None:
+    scores = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, -4.0], [5.0, 2.0, 3.0]])
+    score, deviation = ensemble_score(scores, rule="min")
+    assert score.tolist() == [1.0, 2.0, -4.0]
+    torch.testing.assert_close(deviation, ensemble_score(scores)[1])
+    with pytest.raises(ValueError, match="ensemble_rule is 'median': choose mean or min"):
+        ensemble_score(scores, rule="median")
+
+
 def test_every_member_scores_in_one_pass_as_it_does_alone(members, base, tmp_path) -> None:
     backbone = build_backbone(arguments(tmp_path, reward_model=members), str(base))
     with torch.no_grad():
@@ -99,7 +108,9 @@ def test_parents_carry_the_names_of_their_folders(members, base, tmp_path) -> No
         ({"reward_model": ["a", "b"], "ensemble_penalty": -0.5}, "ensemble_penalty is -0.5"),
         ({"reward_model": "a", "ensemble_penalty": 0.5}, "names no ensemble"),
         ({"scorer": "a:b", "ensemble_penalty": 0.5}, "names no ensemble"),
-        ({"reward_model": ["a", "b"], "scorer": "a:b"}, "both are set"),
+        ({"reward_model": "a", "ensemble_rule": "min"}, "names no ensemble"),
+        ({"reward_model": ["a", "b"], "ensemble_rule": "min", "ensemble_penalty": 1.0}, "the minimum takes off enough"),
+        ({"reward_model": ["a", "b"], "ensemble_rule": "median"}, "choose mean or min"),
         ({}, "neither is set"),
     ],
 )

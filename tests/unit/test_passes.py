@@ -233,7 +233,7 @@ def ppo_trainer(backbone: Backbone, folder: Path, **settings: Any) -> PPOTrainer
         **COMMON,
         **settings,
     )
-    return PPOTrainer(backbone, args, chat=letters_chat(), prompts=prompts, scorer=Vowels(), backbone_path="tiny")
+    return PPOTrainer(backbone, args, chat=letters_chat(), prompts=prompts, scorers=[Vowels()], backbone_path="tiny")
 
 
 @pytest.mark.parametrize(("dtype", "name", "tolerance"), DTYPES)
