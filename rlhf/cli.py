@@ -31,6 +31,7 @@ COMMANDS = {
     "rank": Command("rlhf.rank", "rank sampled responses by a rule, where no person is at hand"),
     "evaluate": Command("rlhf.evaluate_policy", "compare policies on held-out prompts"),
     "evaluate-reward": Command("reward.evaluate_reward", "accuracy of a reward model by data set"),
+    "doctor": Command("rlhf.doctor", "what is wrong with models and data, before a run"),
     "plan": Command("rlhf.plan", "memory and time of a run, before it is started"),
     "recipe": Command("rlhf.recipe", "run a folder of steps; again to go on"),
 }

@@ -1,0 +1,1 @@
+"""What is looked at before a run: tokenizer, template, data, reward model, passes of the model, and the machine."""
