@@ -125,6 +125,7 @@ class RunShape:
         merged_copy: whether rollouts read merged weights in a copy.
         rollout_rows: responses decoded side by side.
         shared_value: whether the value model is a head on the policy.
+        members: reward models, trained as an ensemble or scoring as one.
         ppo_epochs: passes over a rollout.
         gpus: processes.
         zero: DeepSpeed's stage, 0, 2 or 3.
@@ -144,6 +145,7 @@ class RunShape:
     merged_copy: bool = True
     rollout_rows: int = 64
     shared_value: bool = False
+    members: int = 1
     ppo_epochs: int = 4
     gpus: int = 1
     zero: int = 0
@@ -173,12 +175,14 @@ class RunShape:
     @property
     def training_rows(self) -> int:
         """Roles that are computed with gradients in one pass."""
+        if self.stage == "reward":
+            return self.members
         return 2 if self.stage == "ppo" and not self.shared_value else 1
 
     @property
     def adapters(self) -> int:
-        """Adapters in memory: PPO holds the frozen reward adapter too."""
-        return self.training_rows + (self.stage == "ppo")
+        """Adapters in memory: PPO holds the frozen reward adapters too."""
+        return self.training_rows + (self.members if self.stage == "ppo" else 0)
 
 
 def kept_bytes_per_token(model: ModelShape, run: RunShape) -> float:
@@ -270,12 +274,12 @@ def step_operations(model: ModelShape, run: RunShape) -> dict[str, float]:
     body, head = 2 * model.body_weights * tokens, 2 * model.head_weights * scored
     train = (3 if run.checkpointing else 2) * body
     if run.stage == "reward":
-        return {"update": train}
+        return {"update": run.training_rows * train}
     if run.stage == "dpo":
         return {"reference": body + head, "update": train + 2 * head}
     return {
         "rollout": body + head,
-        "scoring": (2 + run.training_rows) * body + 2 * head,
+        "scoring": (1 + run.members + run.training_rows) * body + 2 * head,
         "update": run.ppo_epochs * (run.training_rows * train + 2 * head),
     }
 

@@ -12,6 +12,7 @@ import yaml
 from rlhf.engine import embedded
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+MEMBER = "member_"  # an ensemble's run holds its reward models in folders of this name and a number from 1
 # Weights that run code when they are opened (pickles) are not fetched.
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 HUB_FILES_IGNORED = ["onnx/*", "openvino/*", "original/*", "runs/*"]
@@ -51,6 +52,23 @@ def resolve_model(name: str | Path) -> ModelSource:
     if not adapter_config.is_file():
         return ModelSource(folder, None, name)
     return ModelSource(_backbone_of(adapter_config), folder, name, quantization_of(folder))
+
+
+def reward_members(folder: str | Path) -> list[Path]:
+    """The reward models that a folder stands for: the members of its ensemble in order, else the folder itself.
+
+    Raises:
+        ValueError: a member of the ensemble is missing.
+    """
+    folder = Path(folder)
+    found = [path for path in folder.glob(f"{MEMBER}*") if path.is_dir()]
+    if not found:
+        return [folder]
+    members = [folder / f"{MEMBER}{number}" for number in range(1, len(found) + 1)]
+    missing = sorted(path.name for path in set(members) - set(found))
+    if missing:
+        raise ValueError(f"{folder} holds {len(found)} members of an ensemble and no {missing[0]}: its run did not end")
+    return members
 
 
 def quantization_of(run: Path) -> str:

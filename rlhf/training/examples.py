@@ -127,9 +127,11 @@ def ranked_groups(
     if not ranked:
         alone = sum(len(comparison.responses) < 2 for comparison in comparisons)
         tied = sum(len(comparison.responses) > 1 and not comparison.pairs() for comparison in comparisons)
+        weightless = sum(not comparison.weight for comparison in comparisons)
         raise ValueError(
             f"none of {len(comparisons)} comparisons orders two responses ({alone} have fewer than two, {tied} are "
-            "all ties or not ranked): rank them first, or give pairs with chosen and rejected"
+            f"all ties or not ranked{f', {weightless} have weight 0' if weightless else ''}): rank them first, or give "
+            "pairs with chosen and rejected"
         )
     if len(ranked) < len(judgments):
         num_left_out = len(judgments) - len(ranked)

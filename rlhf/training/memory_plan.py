@@ -135,7 +135,8 @@ def run_shape(stage: str, args: StageArguments, groups: Sequence[Group]) -> RunS
         quantised_bytes=QUANTISED_BYTES.get(args.quantization),
         lora_r=args.lora_r,
         rollout_rows=args.rollout_batch_rows if is_ppo else 0,
-        shared_value=is_ppo and args.value_model == "shared",
+        shared_value=is_ppo and args.value_model != "adapter",  # a head, or no value model at all
+        members=max(len(args.reward_model), 1) if is_ppo else getattr(args, "num_members", 1),
         gpus=args.world_size,
         zero=_zero_stage(args),
     )
@@ -199,7 +200,7 @@ def _ways_out(args: StageArguments) -> str:
     names = ["max_prompt_length", "max_response_length"]
     if isinstance(args, PPOArguments):
         names = ["max_prompt_length", "max_new_tokens", "samples_per_prompt", "rollout_batch_rows"]
-        names += ["value_model shared"] if args.value_model != "shared" else []
+        names += ["value_model shared"] if args.value_model == "adapter" else []
     names += ["dtype bfloat16"] if args.dtype != "bfloat16" else []
     names += ["quantization nf4"] if args.quantization == "none" else []
     return f"the run may end out of memory; lower or set --{', --'.join(names)}"

@@ -53,9 +53,9 @@ class PairTrainer(RoleTrainer, ABC):
         # a batch is packed when the passes that it takes are known
         super().__init__(*positional, data_collator=list, **trainer_arguments)
 
-    @abstractmethod
     def pair_losses(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
-        """`[pairs]` losses."""
+        """`[pairs]` losses; a trainer gives these, or its own `loss_sum`."""
+        raise NotImplementedError
 
     def loss_sum(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
         """Weighted sum of the batch's losses; a loss on whole rankings takes the place of that on pairs here."""
@@ -139,13 +139,16 @@ class PairTrainer(RoleTrainer, ABC):
         self, examples: Sequence[RankedGroup], label: str
     ) -> Iterator[tuple[Sequence[RankedGroup], PairBatch, torch.Tensor]]:
         """Batches of examples with their `response_scores`; every process computes all of them."""
+        for indices in self.evaluation_passes([example.group.num_tokens for example in examples], label):
+            chunk = [examples[index] for index in indices]
+            batch = collate_pairs(chunk).to(self.args.device)
+            yield chunk, batch, self.response_scores(batch).float()
+
+    def evaluation_passes(self, lengths: Sequence[int], label: str) -> Iterator[list[int]]:
+        """Indices of groups of these tokens, by pass, with a progress bar; switches the adapters' dropout off."""
         self.backbone.eval()  # an adapter's dropout is for training
         size = self.args.per_device_eval_batch_size
-        starts = range(0, len(examples), size)
+        starts = range(0, len(lengths), size)
         for start in tqdm(starts, desc=label, unit="batch", disable=not self.is_world_process_zero()):
-            batch_examples = examples[start : start + size]
-            lengths = [example.group.num_tokens for example in batch_examples]
-            for indices in token_passes(lengths, self.args.pass_tokens):
-                chunk = [batch_examples[index] for index in indices]
-                batch = collate_pairs(chunk).to(self.args.device)
-                yield chunk, batch, self.response_scores(batch).float()
+            for indices in token_passes(lengths[start : start + size], self.args.pass_tokens):
+                yield [start + index for index in indices]

@@ -40,11 +40,15 @@ Pass = TypeVar("Pass")
 
 @dataclass(frozen=True)
 class SavedRole:
-    """What of a role goes to disk: an adapter and a head (either may be absent), and in which subfolder."""
+    """What of a role goes to disk: an adapter and a head (either may be absent), and in which subfolder.
+
+    The head's file bears the name `head_saved_as`, where it has one, in place of the head's own.
+    """
 
     adapter: str | None
     head: str | None = None
     subfolder: str = ""
+    head_saved_as: str | None = None
 
 
 class RoleTrainer(Trainer):
@@ -157,7 +161,8 @@ class RoleTrainer(Trainer):
         totals = torch.stack([torch.stack(self._recorded[name]).sum(dim=0) for name in names])
         self._recorded.clear()
         totals = self.accelerator.reduce(totals, reduction="sum")
-        return {name: (total / count).item() for name, (total, count) in zip(names, totals, strict=True)}
+        means = zip(names, totals.tolist(), strict=True)
+        return {name: total / count for name, (total, count) in means if count}  # a step of ties alone has no accuracy
 
     def check_finite(self, name: str, value: torch.Tensor) -> None:
         """Let no optimiser step follow on a NaN or infinite value; it is read with all others, right before the step.
@@ -200,7 +205,7 @@ class RoleTrainer(Trainer):
                 config = self.backbone.adapter_configs[role.adapter]
                 write_adapter(folder / role.subfolder, adapter, config, backbone_path=self.backbone_path)
             if role.head is not None and head is not None:
-                write_head(folder / role.subfolder, head, role.head)
+                write_head(folder / role.subfolder, head, role.head_saved_as or role.head)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         output_dir, name = Path(self.args.output_dir), f"{checkpoints.PREFIX}{self.state.global_step}"
@@ -259,7 +264,7 @@ class RoleTrainer(Trainer):
             if role.adapter is not None:
                 load_adapter_weights(self.backbone, role.adapter, folder)
             if role.head is not None:
-                load_head_weights(self.backbone, role.head, folder)
+                load_head_weights(self.backbone, role.head, folder, saved_as=role.head_saved_as)
 
     def _restore(self, folder: Path) -> None:
         if self.is_deepspeed_enabled:

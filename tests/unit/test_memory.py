@@ -55,6 +55,20 @@ def test_a_budget_is_spent_in_whole_groups() -> None:
     assert {budget: passes_per_step(run) for budget, run in by_budget.items()} == {0: 1, 5: 4, 59: 2, 1000: 1}
 
 
+def test_members_of_an_ensemble_are_rows_with_an_adapter_each() -> None:
+    one = dataclasses.replace(RUN, stage="reward")
+    three = dataclasses.replace(one, members=3)
+    assert kept_activations(SMALL, three) == 3 * kept_activations(SMALL, one)
+    assert step_operations(SMALL, three)["update"] == 3 * step_operations(SMALL, one)["update"]
+    names = ("adapters", "gradients, optimiser", "working space", "weights")
+    parts = [memory_parts(SMALL, run) for run in (one, three)]
+    assert [parts[1][name] / parts[0][name] for name in names] == [3, 3, 3, 1]
+    # PPO holds policy and value adapter beside those it scores with
+    ppo = dataclasses.replace(RUN, stage="ppo")
+    adapters = [memory_parts(SMALL, dataclasses.replace(ppo, members=count))["adapters"] for count in (1, 3)]
+    assert adapters[1] / adapters[0] == 5 / 3
+
+
 def test_zero_shares_out_what_it_says() -> None:
     alone, zero2, zero3 = (memory_parts(SMALL, dataclasses.replace(RUN, gpus=4, zero=zero)) for zero in (0, 2, 3))
     # adapter: 2 layers x 2 x (16 + 12 + 12 + 16 + 24 + 24 + 24) = 512 numbers
