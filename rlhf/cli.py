@@ -32,6 +32,8 @@ COMMANDS = {
     "evaluate": Command("rlhf.evaluate_policy", "compare policies on held-out prompts"),
     "evaluate-reward": Command("reward.evaluate_reward", "accuracy of a reward model by data set"),
     "doctor": Command("rlhf.doctor", "what is wrong with models and data, before a run"),
+    "report": Command("rlhf.report", "a run, or several, as one HTML page"),
+    "export-reward": Command("reward.export_reward", "a reward model for plain transformers"),
     "plan": Command("rlhf.plan", "memory and time of a run, before it is started"),
     "recipe": Command("rlhf.recipe", "run a folder of steps; again to go on"),
 }

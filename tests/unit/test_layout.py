@@ -41,7 +41,10 @@ ENTRY_POINTS = {
     name
     for name, path in MODULES.items()
     if path.name != "__init__.py"
-    and (path.parent == ROOT / "rlhf" or re.fullmatch(r"(reward|annotation)\.(train_|evaluate_|app|command).*", name))
+    and (
+        path.parent == ROOT / "rlhf"
+        or re.fullmatch(r"(reward|annotation)\.(train_|evaluate_|export_|app|command).*", name)
+    )
 }
 LIBRARY = sorted(set(MODULES) - ENTRY_POINTS - {"rlhf"})
 
