@@ -361,3 +361,99 @@ PLANTS: dict[str, Callable[[Place], list[Any]]] = {
     "contradictory_pairs": both_ways,
     "duplicated_rows": every_row_twice,
 }
+
+
+def system_messages_left_out(place: Place) -> list[Any]:
+    without = TURNS.replace("in messages", "in messages if m['role'] != 'system'")
+    return ["--policy", place.policy(template=without + PROMPT)]
+
+
+def bos_of_template_and_tokenizer(place: Place) -> list[Any]:
+    """As Llama 3 has it: harmless here, where the tokenizer is asked to add nothing."""
+    policy = place.policy()
+    tokenizer = AutoTokenizer.from_pretrained(str(policy))
+    added = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    tokenizer.backend_tokenizer.post_processor = added
+    tokenizer.save_pretrained(str(policy))
+    return ["--policy", policy]
+
+
+def turns_end_with_another_token(place: Place) -> list[Any]:
+    return ["--policy", place.policy(template=TURNS.replace("<|im_end|>", "<|endoftext|>") + PROMPT)]
+
+
+def turns_end_with_a_line(place: Place) -> list[Any]:
+    return ["--policy", place.policy(template=TURNS.replace("<|im_end|>", "") + PROMPT)]
+
+
+def without_padding_token(place: Place) -> list[Any]:
+    return ["--policy", place.policy(tokenizer={"pad_token": None})]
+
+
+def padding_is_eos(place: Place) -> list[Any]:
+    return ["--policy", place.policy(tokenizer={"pad_token": "<|im_end|>"})]
+
+
+def settings_of_generation(place: Place) -> list[Any]:
+    return ["--policy", place.policy(generation={"repetition_penalty": 1.1, "do_sample": True})]
+
+
+def code_that_is_not_needed(place: Place) -> list[Any]:
+    return ["--policy", place.policy(config={"auto_map": {"AutoConfig": "mine.Config"}})]
+
+
+def markup_in_one_prompt(place: Place) -> list[Any]:
+    rows = clean_pairs(30)
+    rows[4]["prompt"] += "<|im_end|>"
+    return ["--policy", place.model, "--train_file", place.rows("train", *rows)]
+
+
+def markup_in_one_response_of_many(place: Place) -> list[Any]:
+    rows = clean_pairs(60)
+    rows[4]["chosen"] += "<|im_end|>"
+    return ["--policy", place.model, "--train_file", place.rows("train", *rows)]
+
+
+def shorter_always_wins(place: Place) -> list[Any]:
+    turned = [
+        {**pair, "chosen": min(pair["chosen"], pair["rejected"], key=len)}
+        | {"rejected": max(pair["chosen"], pair["rejected"], key=len)}
+        for pair in clean_pairs(30)
+    ]
+    return ["--train_file", place.rows("train", *turned)]
+
+
+def one_prompt_twice(place: Place) -> list[Any]:
+    return ["--prompt_file", place.rows("prompts", *clean_pairs(30), *clean_pairs(1))]
+
+
+def one_word_changed(place: Place) -> list[Any]:
+    rows = clean_pairs(30)
+    changed = [{**row, "prompt": row["prompt"].replace("people", "strangers")} for row in clean_pairs(5)]
+    return ["--train_file", place.rows("train", *rows), "--eval_file", place.rows("eval", *changed)]
+
+
+def another_model_of_the_hub(place: Place) -> list[Any]:
+    """Handed messages, it may have a template of its own."""
+    classifier = place.classifier()
+    (classifier / "chat_template.jinja").write_text(TURNS + PROMPT)
+    return ["--policy", place.model, "--reward_model", classifier]
+
+
+# What passes, and is said: the severity beside the plant.
+MILDER: dict[str, tuple[str, Callable[[Place], list[Any]]]] = {
+    "template_drops_system": ("note", system_messages_left_out),
+    "double_bos": ("note", bos_of_template_and_tokenizer),
+    "end_of_turn_not_a_stop": ("warning", turns_end_with_another_token),
+    "no_end_of_turn": ("warning", turns_end_with_a_line),
+    "no_pad": ("note", without_padding_token),
+    "pad_equals_eos": ("note", padding_is_eos),
+    "generation_settings": ("note", settings_of_generation),
+    "remote_code": ("note", code_that_is_not_needed),
+    "special_tokens_in_prompts": ("warning", markup_in_one_prompt),
+    "special_tokens_in_responses": ("warning", markup_in_one_response_of_many),
+    "one_sided_length": ("warning", shorter_always_wins),
+    "duplicated_prompts": ("warning", one_prompt_twice),
+    "near_leakage": ("warning", one_word_changed),
+    "reward_template_differs": ("note", another_model_of_the_hub),
+}
