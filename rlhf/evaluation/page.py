@@ -58,6 +58,8 @@ nav ol { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; 
 .side-by-side {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem;
 }
+.sample .side-by-side { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
+.charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 figure { margin: .75rem 0; max-width: 34rem; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
 figure svg text { font-family: inherit !important; }
@@ -79,6 +81,12 @@ th[scope=row] { font-weight: 400; }
 }
 .mark { color: var(--accent); font-weight: 400; }
 .note { color: var(--quiet); font-weight: 400; margin-left: auto; font-variant-numeric: tabular-nums; }
+.tree { list-style: none; margin: .25rem 0; padding: 0 0 0 1rem; border-left: 1px solid var(--line); }
+.tree .note { font-size: .875rem; }
+.tree li { padding: .15rem 0; }
+section > .tree { padding: 0; border: 0; }
+details { margin: .75rem 0; }
+summary { cursor: pointer; color: var(--accent); }
 .text { white-space: pre-wrap; unicode-bidi: isolate; }
 @media print { body { max-width: none; } .answer, figure, tr { break-inside: avoid; } }
 """

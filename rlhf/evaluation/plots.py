@@ -44,6 +44,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.unicode_minus": False,
+    "axes.formatter.useoffset": False,
     "xtick.color": FAINT,
     "xtick.labelcolor": INK,
     "ytick.color": FAINT,
@@ -150,7 +151,8 @@ def _draw_interval(axes: Axes, row: int, estimate: Estimate, centre: float | Non
     decided = centre is not None and (estimate.low > centre or estimate.high < centre)
     axes.plot([estimate.low, estimate.high], [row, row], color=SERIES[0], linewidth=2, solid_capstyle="butt")
     face = SERIES[0] if decided else HOLLOW
-    axes.plot([estimate.value], [row], marker="o", color=SERIES[0], markerfacecolor=face, markeredgewidth=1.6)
+    (dot,) = axes.plot([estimate.value], [row], marker="o", color=SERIES[0], markerfacecolor=face, markeredgewidth=1.6)
+    dot.set_clip_on(False)  # drawn whole at the end of the axis
     text = _short(estimate.value)
     if not math.isnan(estimate.low):
         text += f" [{_short(estimate.low)}, {_short(estimate.high)}]"

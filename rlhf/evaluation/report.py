@@ -51,6 +51,15 @@ class Sample:
     preferred: str | None = None
 
 
+@dataclass(frozen=True)
+class Branch:
+    """An entry of a tree: what it is, a remark, and the entries below it; plain text."""
+
+    text: str
+    note: str = ""
+    branches: tuple[Branch, ...] = ()
+
+
 def write_report(path: str | os.PathLike[str], *, title: str, sections: Sequence[Section], lead: str = "") -> Path:
     """Writes the page to `path`, atomically, and returns the path. `lead`: a sentence or two below the title.
 
@@ -111,6 +120,22 @@ def figures_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, ca
     )
 
 
+def tree(branches: Sequence[Branch]) -> str:
+    """Nested lists, such as what a model was made from."""
+    if not branches:
+        return ""
+    entries = []
+    for branch in branches:
+        note = f' <span class="note">{plain(branch.note)}</span>' if branch.note else ""
+        entries.append(f"<li>{plain(branch.text)}{note}{tree(branch.branches)}</li>")
+    return f'<ul class="tree">{"".join(entries)}</ul>'
+
+
+def details(summary: str, part: str) -> str:
+    """HTML that stays folded until the reader opens it."""
+    return f"<details><summary>{plain(summary)}</summary>{part}</details>"
+
+
 def samples_table(samples: Sequence[Sample]) -> str:
     """Each prompt above the answers to it, side by side where the page is wide enough and else stacked."""
     return "\n".join(_sample_html(sample) for sample in samples)
@@ -119,6 +144,11 @@ def samples_table(samples: Sequence[Sample]) -> str:
 def side_by_side(*parts: str) -> str:
     """Plots next to each other where the page is wide enough and else stacked."""
     return f'<div class="side-by-side">{"".join(parts)}</div>'
+
+
+def charts(*parts: str) -> str:
+    """Plots in a grid, all of one size, also the last one of an odd number."""
+    return f'<div class="side-by-side charts">{"".join(parts)}</div>'
 
 
 def _sample_html(sample: Sample) -> str:

@@ -11,14 +11,18 @@ import pytest
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.plots import distribution_plot, interval_plot, line_plot
 from rlhf.evaluation.report import (
+    Branch,
     Sample,
     Section,
     caution,
+    charts,
+    details,
     figures_table,
     key_figures,
     prose,
     samples_table,
     side_by_side,
+    tree,
     write_report,
 )
 
@@ -62,12 +66,14 @@ def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> str:
         Section("Tables", figures_table([text, "b"], [[text, 1.0]], caption=text)),
         Section(
             "Plots",
+            charts(line_plot({"a": ([1], [1])}, x_label="x", y_label="y", caption=text)),
             side_by_side(
                 line_plot({text: ([1, 2], [0, 1])}, x_label=text, y_label=text, caption=text),
                 distribution_plot({text: [1, 2], "b": [2, 3]}, x_label=text, caption=text),
                 interval_plot({text: ESTIMATE}, x_label=text, caption=text),
             ),
         ),
+        Section("Tree", tree([Branch(text, text, (Branch(text),))]), details(text, prose(text))),
         Section("Samples", samples_table([Sample(text, {text: text, "b": ""}, {text: text}, text)])),
     ]
     path = tmp_path_factory.mktemp("report") / "new" / "r.html"
