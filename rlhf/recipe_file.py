@@ -57,7 +57,7 @@ class StepCommand:
 STEP_COMMANDS = {
     "sft": StepCommand("rlhf.train_sft:SFTArguments", ("train_file",)),
     "reward": StepCommand("reward.trainer:RewardArguments", ("train_file",)),
-    "dpo": StepCommand("rlhf.training.dpo_trainer:DPOArguments", ("train_file",)),
+    "dpo": StepCommand("rlhf.training.dpo_arguments:DPOArguments", ("train_file",)),
     "ppo": StepCommand("rlhf.training.ppo_arguments:PPOArguments", ("prompt_file",)),
     "evaluate": StepCommand("rlhf.evaluate_policy:EvaluateArguments", ("opponent", "prompt_file"), resumes=False),
     "evaluate-reward": StepCommand(

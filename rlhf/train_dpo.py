@@ -11,7 +11,8 @@ if __name__ == "__main__":  # as a script, make the packages importable and keep
 
 from rlhf.engine.backbone import Backbone
 from rlhf.training.arguments import DTYPES
-from rlhf.training.dpo_trainer import DPOArguments, DPOTrainer
+from rlhf.training.dpo_arguments import DPOArguments
+from rlhf.training.dpo_trainer import DPOTrainer
 from rlhf.training.memory_plan import plan_run
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.stage import find_backbone, finish_stage, load_chat, load_comparisons, open_stage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,11 +102,23 @@ def test_bad_data(rows, words, refused, tiny_chat_model, tmp_path) -> None:
         (["--learning_rat", "1e-4"], ["learning_rat", "learning_rate"]),
         (["--max_steps", "two"], ["max_steps", "two"]),
         (["--beta", "0"], ["beta", "0"]),
+        (["--loss_type", "sigmod"], ["loss_type", "did you mean 'sigmoid'"]),
+        (["--loss_type", "sigmoid", "sft", "--loss_weights", "1"], ["loss_weights", "1 weights for 2 losses"]),
         (["--dtype", "int8"], ["dtype", "int8"]),
         (["--model", "no-such-model"], ["no-such-model"]),
         (["--resume_from_checkpoint", "latest"], ["checkpoint"]),
     ],
-    ids=["unknown-flag", "abbreviated-flag", "wrong-type", "beta", "dtype", "model", "nothing-to-resume"],
+    ids=[
+        "unknown-flag",
+        "abbreviated-flag",
+        "wrong-type",
+        "beta",
+        "loss",
+        "weights",
+        "dtype",
+        "model",
+        "nothing-to-resume",
+    ],
 )
 def test_bad_flags(arguments, words, refused, tiny_chat_model, data) -> None:
     said = refused("dpo", "--model", tiny_chat_model, "--train_file", data / "pairs.jsonl", *arguments)
@@ -146,6 +159,29 @@ def test_no_reward_model_there(refused, tiny_chat_model, data, tmp_path) -> None
     assert "neither is set" in refused("ppo", *files)
 
 
+def test_a_group_estimator_with_a_single_sample(refused, tiny_chat_model, data) -> None:
+    files = ["--model", tiny_chat_model, "--prompt_file", data / "prompts.jsonl", "--scorer", "math:sqrt"]
+    for estimator in ("rloo", "grpo"):
+        said = refused("ppo", *files, "--advantage_estimator", estimator)
+        assert f"samples_per_prompt is 1: advantage_estimator {estimator}" in said
+
+
+def test_an_earlier_policy_that_is_none(refused, reward_model, tiny_chat_model, data, tmp_path) -> None:
+    files = ["--prompt_file", data / "prompts.jsonl", "--reward_model", reward_model]
+    for folder in (tmp_path, reward_model):
+        said = refused("ppo", "--model", tiny_chat_model, *files, "--policy_adapter", folder)
+        assert "no policy is there" in said
+    other = shutil.copytree(tiny_chat_model, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
+    adapter = shutil.copytree(reward_model, tmp_path / "adapter")
+    (adapter / "reward_head.safetensors").unlink()
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": str(other)}))
+    said = refused("ppo", "--model", tiny_chat_model, *files, "--policy_adapter", adapter)
+    assert "was trained on another base" in said
+
+
 def test_an_output_folder_that_holds_a_run(refused, reward_model, tiny_chat_model, data) -> None:
     said = refused("reward", "--model", tiny_chat_model, "--train_file", data / "pairs.jsonl", output=reward_model)
     assert "--output_dir" in said
@@ -157,6 +193,13 @@ def test_all_responses_tied(refused, tiny_chat_model, tmp_path) -> None:
     tied = {"prompt": prompt, "responses": [{"text": "A."}, {"text": "B."}], "ranks": [1, 1]}
     said = refused("dpo", "--model", tiny_chat_model, "--train_file", lines(tmp_path / "tied.jsonl", tied))
     assert "none of 1 comparisons orders two responses" in said
+
+
+def test_comparisons_of_one_response(refused, tiny_chat_model, tmp_path) -> None:
+    alone = {"prompt": [{"role": "user", "content": "Why?"}], "responses": [{"text": "A."}], "ranks": [1]}
+    said = refused("dpo", "--model", tiny_chat_model, "--train_file", lines(tmp_path / "alone.jsonl", alone))
+    assert "none of 1 comparisons orders two responses (1 have fewer than two" in said
+    assert "chosen and rejected" in said
 
 
 def test_the_command_line_ends_with_2_too(tmp_path) -> None:
