@@ -156,7 +156,7 @@ def _draw_interval(axes: Axes, row: int, estimate: Estimate, centre: float | Non
     text = _short(estimate.value)
     if not math.isnan(estimate.low):
         text += f" [{_short(estimate.low)}, {_short(estimate.high)}]"
-    axes.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes.annotate(text, (1.04, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
 
 
 def _check_series(series: Mapping[str, object]) -> None:
