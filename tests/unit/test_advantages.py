@@ -2,12 +2,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.algorithms.advantages import gae, masked_mean, whiten
+from rlhf.algorithms.advantages import (
+    discounted_returns,
+    gae,
+    group_relative,
+    leave_one_out,
+    masked_mean,
+    whiten,
+)
 
 LENGTHS = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 
@@ -180,3 +188,123 @@ def test_two_processes_whiten_as_one(shift_mean) -> None:
         return result
 
     torch.testing.assert_close(torch.cat([run(0), run(1)]), whole, rtol=0, atol=1e-12)
+
+
+# ---- without a value model ------------------------------------------------------------------------------
+
+GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=4)
+
+
+def random_groups(sizes: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    rewards = torch.randn(len(index), generator=generator, dtype=torch.float64)
+    return rewards, index, torch.rand(len(index), generator=generator) < 0.8
+
+
+def test_returns_hand_worked() -> None:
+    # gamma .5: 4; 2 + 4/2 = 4; 1 + 4/2 = 3; and in the second row 7 alone
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [7.0, 9.0, 9.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    assert discounted_returns(rewards, mask, gamma=0.5).tolist() == [[3, 4, 4], [7, 0, 0]]
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=LENGTHS, seed=st.integers(0, 1000), gamma=st.sampled_from([1.0, 0.9, 0.0]))
+def test_returns_are_gae_with_values_of_0_and_lambda_1(lengths, seed, gamma) -> None:
+    rewards, _, mask = random_rows(lengths, seed)
+    expected, _ = gae(rewards, torch.zeros_like(rewards), mask, gamma=gamma, gae_lambda=1.0)
+    torch.testing.assert_close(discounted_returns(rewards, mask, gamma=gamma), expected, rtol=0, atol=1e-12)
+    dirty = rewards + 1e6 * ~mask
+    assert discounted_returns(dirty, mask, gamma=gamma).equal(discounted_returns(rewards, mask, gamma=gamma))
+
+
+def test_leave_one_out_hand_worked() -> None:
+    # group 0: 1, 2, 6 against means of the others 4, 3.5, 1.5; group 1: 5, 3 against each other; group 2 is alone
+    rewards = torch.tensor([1.0, 5.0, 2.0, 3.0, 6.0, 9.0])
+    index = torch.tensor([0, 1, 0, 1, 0, 2])
+    everyone = torch.ones(6, dtype=torch.bool)
+    assert leave_one_out(rewards, index, everyone).tolist() == [-3, 2, -1.5, -2, 4.5, 0]
+    # without the 6, which has no score: 1 and 2 against each other
+    assert leave_one_out(rewards, index, everyone & (rewards != 6)).tolist() == [-1, 2, 1, -2, 0, 0]
+
+
+def test_group_relative_hand_worked() -> None:
+    # 1, 2, 6: mean 3, variance (4 + 1 + 9) / 3; 5, 5: no spread
+    rewards, index = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0]).double(), torch.tensor([0, 0, 0, 1, 1])
+    everyone = torch.ones(5, dtype=torch.bool)
+    assert group_relative(rewards, index, everyone, divide_by_deviation=False).tolist() == [-2, -1, 3, 0, 0]
+    scale = math.sqrt(14 / 3) + 1e-4
+    assert group_relative(rewards, index, everyone).tolist() == pytest.approx([-2 / scale, -1 / scale, 3 / scale, 0, 0])
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes=GROUPS, seed=st.integers(0, 1000))
+def test_groups_agree_with_a_plain_loop(sizes, seed) -> None:
+    rewards, index, counts = random_groups(sizes, seed)
+    left_out, relative, centred = np.zeros(len(rewards)), np.zeros(len(rewards)), np.zeros(len(rewards))
+    for i in range(len(rewards)):
+        if not counts[i]:
+            continue
+        group = [float(rewards[j]) for j in range(len(rewards)) if index[j] == index[i] and counts[j]]
+        others = [float(rewards[j]) for j in range(len(rewards)) if index[j] == index[i] and counts[j] and j != i]
+        left_out[i] = float(rewards[i]) - np.mean(others) if others else 0.0
+        centred[i] = float(rewards[i]) - np.mean(group)
+        relative[i] = centred[i] / (np.std(group) + 1e-4)
+    assert leave_one_out(rewards, index, counts).numpy() == pytest.approx(left_out, abs=1e-12)
+    assert group_relative(rewards, index, counts).numpy() == pytest.approx(relative, abs=1e-9)
+    plain = group_relative(rewards, index, counts, divide_by_deviation=False)
+    assert plain.numpy() == pytest.approx(centred, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(sizes=GROUPS, seed=st.integers(0, 1000), shift=st.sampled_from([0.0, 3.0, -40.0]))
+def test_what_is_added_to_all_rewards_of_a_prompt_does_not_matter(sizes, seed, shift) -> None:
+    rewards, index, counts = random_groups(sizes, seed)
+    moved = rewards + shift * index
+    for estimate in (leave_one_out, group_relative):
+        torch.testing.assert_close(estimate(moved, index, counts), estimate(rewards, index, counts), rtol=0, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(sizes=GROUPS, seed=st.integers(0, 1000), scale=st.sampled_from([0.5, 10.0, 1e4]))
+def test_the_scale_of_rewards_does_not_matter_to_grpo(sizes, seed, scale) -> None:
+    rewards, index, counts = random_groups(sizes, seed)
+    one, other = group_relative(rewards * 10, index, counts), group_relative(rewards * 10 * scale, index, counts)
+    torch.testing.assert_close(one, other, rtol=0.02, atol=1e-3)
+
+
+def test_rewards_of_one_value_give_no_advantage() -> None:
+    rewards, index = torch.full((6,), 0.1) * 3, torch.tensor([0, 0, 0, 1, 1, 1])
+    everyone = torch.ones(6, dtype=torch.bool)
+    assert group_relative(rewards, index, everyone).abs().max() < 1e-3
+    assert leave_one_out(rewards, index, everyone).abs().max() < 1e-6
+
+
+def test_advantages_of_a_group_add_up_to_0() -> None:
+    rewards, index, _ = random_groups([4, 3], 5)
+    for estimate in (leave_one_out, group_relative):
+        advantages = estimate(rewards, index, torch.ones(7, dtype=torch.bool))
+        assert advantages[:4].sum().abs() < 1e-9
+        assert advantages[4:].sum().abs() < 1e-9
+
+
+def gae_of_stable_baselines(rewards, values, length, gamma, gae_lambda):
+    """The loop of a rollout buffer: one environment whose only episode ends at `length`."""
+    advantages, last = np.zeros(length), 0.0
+    for step in reversed(range(length)):
+        non_terminal, next_value = (0.0, 0.0) if step == length - 1 else (1.0, values[step + 1])
+        delta = rewards[step] + gamma * next_value * non_terminal - values[step]
+        last = delta + gamma * gae_lambda * non_terminal * last
+        advantages[step] = last
+    return advantages
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=LENGTHS, seed=st.integers(0, 1000))
+def test_gae_agrees_with_a_rollout_buffer(lengths, seed) -> None:
+    rewards, values, mask = random_rows(lengths, seed)
+    advantages, _ = gae(rewards, values, mask, gamma=0.97, gae_lambda=0.9)
+    for row, length in enumerate(lengths):
+        expected = gae_of_stable_baselines(rewards[row].numpy(), values[row].numpy(), length, 0.97, 0.9)
+        assert advantages[row, :length].numpy() == pytest.approx(expected, abs=1e-12)

@@ -85,3 +85,31 @@ def test_adaptive_weight_brings_a_system_to_its_target() -> None:
     for _ in range(500):
         controller.update(0.6 / controller.kl_coef, 100)  # KL falls as the weight rises
     assert 0.6 / controller.kl_coef == pytest.approx(6.0, rel=1e-3)
+
+
+POLICY_LOGITS, REFERENCE_PROBABILITIES = [0.3, -1.0, 0.8, 0.1], [0.1, 0.2, 0.3, 0.4]
+
+
+def mean_gradient(kind: str) -> torch.Tensor:
+    """The gradient of an estimate as a loss, averaged exactly over tokens of the policy."""
+    logits = torch.tensor(POLICY_LOGITS, dtype=torch.float64, requires_grad=True)
+    logprobs = logits.log_softmax(dim=0)
+    estimate = kl_estimate(logprobs, torch.tensor(REFERENCE_PROBABILITIES, dtype=torch.float64).log(), kind)
+    (gradient,) = torch.autograd.grad((logprobs.detach().exp() * estimate).sum(), logits)
+    return gradient
+
+
+def exact_gradient(reverse: bool) -> torch.Tensor:
+    logits = torch.tensor(POLICY_LOGITS, dtype=torch.float64, requires_grad=True)
+    logprobs, reference = logits.log_softmax(dim=0), torch.tensor(REFERENCE_PROBABILITIES, dtype=torch.float64)
+    if reverse:
+        kl = (logprobs.exp() * (logprobs - reference.log())).sum()
+    else:
+        kl = (reference * (reference.log() - logprobs)).sum()
+    return torch.autograd.grad(kl, logits)[0]
+
+
+def test_as_a_loss_k1_holds_nothing_k2_the_kl_and_k3_its_converse() -> None:
+    torch.testing.assert_close(mean_gradient("k1"), torch.zeros(4).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(mean_gradient("k2"), exact_gradient(reverse=True), rtol=0, atol=1e-12)
+    torch.testing.assert_close(mean_gradient("k3"), exact_gradient(reverse=False), rtol=0, atol=1e-12)

@@ -115,6 +115,58 @@ def test_diagnostics_carry_no_gradient() -> None:
     assert not any(t.requires_grad for t in (result.ratio, result.approx_kl, result.clipped))
 
 
+@pytest.mark.parametrize(
+    "ratio, advantage, loss, gradient, clipped",
+    [
+        (1.25, 2.0, -2.5, -2.5, False),  # above 1.2, which only the lower side keeps
+        (1.4, 2.0, -2.56, 0.0, True),  # clipped at 1.28
+        (0.5, -2.0, 1.6, 0.0, True),  # the lower side is as it was
+    ],
+)
+def test_clip_higher_hand_worked(ratio, advantage, loss, gradient, clipped) -> None:
+    old = torch.tensor([-2.0], dtype=torch.float64)
+    logprobs = (old + math.log(ratio)).requires_grad_()
+    advantages = torch.tensor([advantage], dtype=torch.float64)
+    result = policy_loss(logprobs, old, advantages, clip_range=0.2, clip_range_high=0.28)
+    result.loss.sum().backward()
+    assert result.loss.item() == pytest.approx(loss)
+    assert logprobs.grad.item() == pytest.approx(gradient)
+    assert bool(result.clipped) is clipped
+
+
+@pytest.mark.parametrize(
+    "ratio, advantage, loss, gradient, clipped",
+    [
+        (2.0, -2.0, 4.0, 4.0, False),  # below c: as without
+        (5.0, -2.0, 6.0, 0.0, True),  # -c A = 6 instead of 10, and no gradient
+        (5.0, 2.0, -2.4, 0.0, True),  # good tokens know no dual clip
+    ],
+)
+def test_dual_clip_hand_worked(ratio, advantage, loss, gradient, clipped) -> None:
+    old = torch.tensor([-2.0], dtype=torch.float64)
+    logprobs = (old + math.log(ratio)).requires_grad_()
+    result = policy_loss(logprobs, old, torch.tensor([advantage], dtype=torch.float64), clip_range=0.2, dual_clip=3.0)
+    result.loss.sum().backward()
+    assert result.loss.item() == pytest.approx(loss)
+    assert logprobs.grad.item() == pytest.approx(gradient)
+    assert bool(result.clipped) is clipped
+
+
+@settings(deadline=None, max_examples=40)
+@given(ratio=st.floats(0.05, 20), advantage=st.floats(-5, 5))
+def test_wide_limits_are_the_plain_loss(ratio, advantage) -> None:
+    old, advantages = torch.tensor([-2.0], dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64)
+    logprobs = old + math.log(ratio)
+    plain = policy_loss(logprobs, old, advantages, clip_range=0.2)
+    for limits in ({"clip_range_high": 0.2}, {"dual_clip": 1e9}, {"clip_range_high": 0.2, "dual_clip": 1e9}):
+        same = policy_loss(logprobs, old, advantages, clip_range=0.2, **limits)
+        assert same.loss.equal(plain.loss)
+        assert same.clipped.equal(plain.clipped)
+    bounded = policy_loss(logprobs, old, advantages, clip_range=0.2, dual_clip=3.0)
+    assert bounded.loss.item() <= max(plain.loss.item(), 0) + 1e-12
+    assert bounded.loss.item() <= 3 * abs(advantage) + 1e-9
+
+
 # ---- value ----------------------------------------------------------------------------------------------
 
 
