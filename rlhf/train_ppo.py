@@ -19,15 +19,19 @@ from rlhf.engine.backbone import Backbone, reward_roles
 from rlhf.engine.rollout_engines import check_engine
 from rlhf.engine.sources import quantization_of, resolve_model
 from rlhf.training.arguments import DTYPES
+from rlhf.training.checks.before_run import check_backbone, check_inputs
+from rlhf.training.checks.run_data import RunData
 from rlhf.training.hub_data import read_files_or_hub
 from rlhf.training.memory_plan import longest_rollouts, plan_run
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.ppo_arguments import PPOArguments
 from rlhf.training.ppo_trainer import PPOTrainer
 from rlhf.training.ptx import encode_demonstrations
+from rlhf.training.rollout import ResponseScorer
 from rlhf.training.run_folder import hash_model
-from rlhf.training.stage import find_backbone, finish_stage, load_chat, open_stage
-from rlhf.training.stopping import exit_when_stopped
+from rlhf.training.run_watch import JUDGE
+from rlhf.training.stage import Stage, find_backbone, finish_stage, load_chat, open_stage
+from rlhf.training.stopping import MonitorStop, exit_when_stopped
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,14 +43,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         scorers = build_scorers(
             args.scorer, timeout=args.scorer_timeout, retries=args.scorer_retries, batch_size=args.scorer_batch_size
         )
+        judge = build_judge(args)
         source = find_backbone(args)
         parents = check_reward_models(args.reward_model, source.backbone, args.quantization)
+        if args.judge_model is not None:
+            parents["judge_model"] = check_reward_model(
+                Path(args.judge_model), source.backbone, args.quantization, field="judge_model"
+            )
         if args.policy_adapter is not None:
             parents["policy_adapter"] = check_policy_adapter(args, source.backbone)
         chat = load_chat(source, args)
-        demonstrations = encode_demonstrations(chat, load_demonstrations(args))
+        ptx_rows = load_demonstrations(args)
+        demonstrations = encode_demonstrations(chat, ptx_rows)
+        data = RunData.of(ptx_file=ptx_rows, prompt_file=prompts)
+        check_inputs(
+            args,
+            source,
+            chat,
+            data,
+            reward_models=[*args.reward_model, *([args.judge_model] if args.judge_model else [])],
+            max_new_tokens=args.max_new_tokens,
+            num_adapters=2 if args.value_model == "adapter" else 1,
+        )
         plan_run("ppo", args, source, longest_rollouts(args, chat, prompts))
         backbone = build_backbone(args, str(source.backbone))
+        roles = reward_roles(len(args.reward_model))
+        check_backbone(args, chat, backbone, data, reward_roles=roles, is_fresh=args.policy_adapter is None)
         stage = open_stage("ppo", args, source, chat, data_files=[*args.prompt_file, *args.ptx_file], parents=parents)
     trainer = PPOTrainer(
         backbone,
@@ -55,13 +77,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         prompts=prompts,
         scorers=scorers,
         demonstrations=demonstrations,
+        judge=judge,
         run=stage.run,
         backbone_path=stage.backbone_path,
     )
     with exit_when_stopped():
-        trainer.train(resume_from_checkpoint=stage.checkpoint)
+        try:
+            trainer.train(resume_from_checkpoint=stage.checkpoint)
+        except MonitorStop as stop:
+            finish(trainer, stage, {"stopped_by": list(stop.monitors)})
+            raise
+    finish(trainer, stage, {})
+
+
+def finish(trainer: PPOTrainer, stage: Stage, metrics: dict[str, Any]) -> None:
+    """Write policy, value model and final numbers, and say which policy is kept."""
     trainer.save_model()
-    finish_stage(stage, {"steps": trainer.state.global_step, **trainer.last_objectives()})
+    kept = trainer.watch.kept
+    if kept is not None and stage.run is not None:
+        print(f"ppo: {kept}")
+    metrics |= {"steps": trainer.state.global_step, **trainer.last_objectives()}
+    finish_stage(stage, metrics | (kept.metrics() if kept is not None else {}))
+
+
+def build_judge(args: PPOArguments) -> ResponseScorer | None:
+    """The scorer that `--judge` names.
+
+    Raises:
+        ValueError: it cannot be had or used.
+    """
+    if args.judge is None:
+        return None
+    specs = [args.judge]
+    (judge,) = build_scorers(
+        specs, timeout=args.scorer_timeout, retries=args.scorer_retries, batch_size=args.scorer_batch_size
+    )
+    return judge
 
 
 def load_prompts(args: PPOArguments) -> list[Comparison]:
@@ -104,7 +155,9 @@ def check_reward_models(folders: Sequence[str], backbone: Path, quantization: st
     return named
 
 
-def check_reward_model(folder: Path, backbone: Path, quantization: str = "none") -> Path:
+def check_reward_model(
+    folder: Path, backbone: Path, quantization: str = "none", *, field: str = "reward_model"
+) -> Path:
     """Refuse what is no reward model, or one trained on other weights than the policy's.
 
     Raises:
@@ -113,16 +166,17 @@ def check_reward_model(folder: Path, backbone: Path, quantization: str = "none")
     manifest_path = folder / "manifest.json"
     if not manifest_path.is_file() or not (folder / "reward_head.safetensors").is_file():
         raise ValueError(
-            f"reward_model is {folder}: no finished reward model is there; give the --output_dir of rlhf reward"
+            f"{field} is {folder}: no finished reward model is there; give the --output_dir of rlhf reward"
         )
     manifest: dict[str, Any] = json.loads(manifest_path.read_text())
+    apart = "--judge" if field == "judge_model" else "--scorer"
     trained_on = manifest["parents"]["backbone"]
     if trained_on["sha256"] != hash_model(backbone):
         raise ValueError(
-            f"reward_model {folder} was trained on another base, {trained_on['path']}: train it on the model that "
-            "PPO starts from, or start PPO from that base with --model"
+            f"{field} {folder} was trained on another base, {trained_on['path']}: train it on the model that "
+            f"PPO starts from, start PPO from that base with --model, or load it apart with {apart} {folder}"
         )
-    _check_quantization("reward_model", folder, quantization)
+    _check_quantization(field, folder, quantization)
     return folder
 
 
@@ -180,19 +234,26 @@ def build_backbone(args: PPOArguments, path: str) -> Backbone:
             copy_adapter(backbone, "policy", "reference")
     if args.value_model != "none":
         backbone.add_head("value")
+    if args.judge_model is not None:
+        add_reward_role(backbone, JUDGE.name, Path(args.judge_model))
     if not args.reward_model:
         if args.value_model == "adapter":
             backbone.add_adapter("value", args.lora_config())
         return backbone
     for role, folder in zip(reward_roles(len(args.reward_model)), args.reward_model, strict=True):
-        add_adapter_from(backbone, role.name, Path(folder))
-        backbone.add_head(role.name)
-        load_head_weights(backbone, role.name, Path(folder), saved_as="reward")
+        add_reward_role(backbone, role.name, Path(folder))
     if args.value_model == "adapter":
         first = Path(args.reward_model[0])
         add_adapter_from(backbone, "value", first)
         load_head_weights(backbone, "value", first, saved_as="reward")
     return backbone
+
+
+def add_reward_role(backbone: Backbone, name: str, folder: Path) -> None:
+    """Add adapter and head of a reward run under a name."""
+    add_adapter_from(backbone, name, folder)
+    backbone.add_head(name)
+    load_head_weights(backbone, name, folder, saved_as="reward")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,13 @@ class KeptPolicy:
             "last/score": last.score,
         }
 
+    def __str__(self) -> str:
+        if self.best is None:
+            return f"the last policy is kept: fewer than {WINDOW} rollouts were judged in a row"
+        best, last = self.best, self.rollouts[-1:]
+        told = f"kept the policy after {best.step} updates: judge {best.judge_score:.4g}, score {best.score:.4g}"
+        return told + "".join(f"; at the last rollout {one.judge_score:.4g} and {one.score:.4g}" for one in last)
+
     def state(self) -> dict[str, Any]:
         """The numbers, as JSON."""
         return {"rollouts": [asdict(one) for one in self.rollouts], "best": self.best and asdict(self.best)}

@@ -36,7 +36,7 @@ WATCHES = (
         name="kl_per_token",
         metric="objective/kl_per_token",
         side="above",
-        limit=1.0,
+        limit=3.0,
         updates=2,
         meaning="the policy is another distribution than the reference",
         fix="lower --learning_rate, or raise --kl_coef",
@@ -150,8 +150,9 @@ WATCHES = (
         shows=Shows("sampler_gap"),
     ),
 )
-# Standard errors by which a judge must have fallen. The best of many windows is a lucky one, so more than two.
-JUDGE_ERRORS = 3.0
+# Standard errors by which a judge must have fallen. The best of many windows is a lucky one: where judge and score both
+# stand still for 200 rollouts, 3 would alarm in four of ten runs, and 4 does in one of forty (simulated).
+JUDGE_ERRORS = 4.0
 LIMITS = {**{watch.name: watch.limit for watch in WATCHES}, OverOptimisation.name: JUDGE_ERRORS}
 STOPS_BY_DEFAULT = ("kl_target", "kl_budget", "kl_negative", "ratio", OverOptimisation.name)
 

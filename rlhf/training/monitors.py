@@ -46,7 +46,7 @@ class Shows:
 
     def choose(self, rows: Sequence[SampleRow]) -> SampleRow | None:
         """The sample, or None where there is none with that key."""
-        rows = [row for row in rows if self.key in row]
+        rows = [row for row in rows if not math.isnan(row.get(self.key, math.nan))]
         return (max if self.highest else min)(rows, key=lambda row: row[self.key]) if rows else None
 
 
@@ -215,8 +215,8 @@ class JudgedWindow:
 class OverOptimisation:
     """Speaks when a held-out judge has fallen from its best while the score has not (Gao et al., 2210.10760).
 
-    The best is the window of three rollouts with the highest mean judge score; the last two rollouts are held against
-    it. The fall must be of `limit` standard errors of the difference and a tenth of what the judge had gained.
+    The best is the window of three rollouts with the highest mean judge score; the last three are held against it.
+    The fall must be of `limit` standard errors of the difference and a tenth of what the judge had gained.
     """
 
     limit: float
@@ -235,10 +235,10 @@ class OverOptimisation:
         self.rollouts = [*self.rollouts, (judge, error, score)][-3:]
         if len(self.rollouts) < 3:
             return None
-        window, now = JudgedWindow.of(self.rollouts), JudgedWindow.of(self.rollouts[-2:])
-        self.start = self.start or window
-        if self.best is None or window.judge > self.best.judge:
-            self.best = window
+        now = JudgedWindow.of(self.rollouts)
+        self.start = self.start or now
+        if self.best is None or now.judge > self.best.judge:
+            self.best = now
         fall = self.best.judge - now.judge
         needed = self.limit * math.hypot(now.judge_error, self.best.judge_error)
         is_small = fall <= max(needed, 0.1 * (self.best.judge - self.start.judge))
@@ -250,7 +250,7 @@ class OverOptimisation:
     def _message(self, now: JudgedWindow, fall: float) -> str:
         assert self.best is not None
         return (
-            f"objective/judge_score is {now.judge:.4g} in the last 2 rollouts, {fall:.4g} under its best of "
+            f"objective/judge_score is {now.judge:.4g} in the last 3 rollouts, {fall:.4g} under its best of "
             f"{self.best.judge:.4g}, while objective/score went from {self.best.score:.4g} to {now.score:.4g}: the "
             "policy now exploits the scorer; keep the best policy, or start again with a larger --kl_coef, an "
             "ensemble of reward models or a better one"

@@ -42,7 +42,7 @@ from rlhf.training.ptx import DemonstrationOrder
 from rlhf.training.response_scores import REWARD_MODEL, ScoreSources
 from rlhf.training.rollout import ResponseScorer, RolloutBatch, SampledGroup, pack_rollout
 from rlhf.training.rollout_metrics import response_values, rollout_metrics, sample_rows, sequence_kl
-from rlhf.training.run_watch import RunWatch, stop_message
+from rlhf.training.run_watch import RunWatch, stop_of
 from rlhf.training.score_shaping import ScoreShaper
 from rlhf.training.shuffled_order import shuffled_index
 from rlhf.training.step_start import StepStart
@@ -410,11 +410,11 @@ class PPOTrainer(RoleTrainer):
             self._write_histograms(rollout)
             self.log({"learning_rate": self._get_learning_rate()})
             self._write_samples(rollout)
-        reason = stop_message(alarms)
-        if self.control.should_save or reason is not None:
+        stop = stop_of(alarms)
+        if self.control.should_save or stop is not None:
             self._save(model)
-        if reason is not None:
-            raise RunStopped(reason)
+        if stop is not None:
+            raise stop
 
     def _end_training(self) -> TrainOutput:
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)

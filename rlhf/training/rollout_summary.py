@@ -59,7 +59,7 @@ def highest_ratio(sums: Sequence[torch.Tensor], *, reduce: Reduce, device: torch
     if not sums:
         return math.nan
     totals = reduce(torch.stack([total.to(device) for total in sums]))
-    return float((totals[:, 0] / totals[:, 1]).max())
+    return float((totals[:, 0] / totals[:, 1].clamp(min=1)).max())
 
 
 def alarm_rows(rollout: Sequence[RolloutBatch], step: int) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from rlhf.training.rollout import ResponseScorer, RolloutBatch
 from rlhf.training.rollout_summary import Reduce, alarm_rows, highest_ratio, summarise
 from rlhf.training.run_folder import RunFolder
 from rlhf.training.scoring import score_responses
+from rlhf.training.stopping import MonitorStop
 
 JUDGE = Role("judge", adapter="judge", score_head="judge")
 
@@ -50,13 +51,20 @@ class RunWatch:
         self._sampled: Tensors = {}
         self._ratios: list[torch.Tensor] = []
 
-    def measure(self, batch: RolloutBatch, outputs: Mapping[str, RoleOutput]) -> None:
-        """Let the judge score a batch; what it cannot score is NaN and does not count."""
-        if self.judge is not None:
-            scores = score_responses(self.judge, batch.prompt_of_response, batch.texts, failed="leave_out")
-            batch.judge_scores = torch.tensor(scores, dtype=torch.float32, device=batch.scores.device)
-        elif self.roles:
+    def read(self, batch: RolloutBatch, outputs: Mapping[str, RoleOutput]) -> None:
+        """Take the scores of `--judge_model` out of a scoring pass."""
+        if self.roles:
             batch.judge_scores = outputs[JUDGE.name].scores
+
+    def ask(self, rollout: Sequence[RolloutBatch]) -> None:
+        """Let the judge score a rollout, all at once; what it cannot score is NaN and does not count."""
+        if self.judge is None:
+            return
+        prompts = [prompt for batch in rollout for prompt in batch.prompt_of_response]
+        texts = [text for batch in rollout for text in batch.texts]
+        scores = torch.tensor(score_responses(self.judge, prompts, texts, failed="leave_out"), dtype=torch.float32)
+        for batch, part in zip(rollout, scores.split([len(batch.texts) for batch in rollout]), strict=True):
+            batch.judge_scores = part.to(batch.packed.target_ids.device)
 
     def before_update(self, backbone: Backbone) -> None:
         """Copy the policy that the rollout was sampled from; under ZeRO-3 every process must call it."""
@@ -121,13 +129,14 @@ class RunWatch:
             self.kept.load(folder)
 
 
-def stop_message(alarms: Sequence[Alarm]) -> str | None:
-    """Why the run must stop, or None."""
+def stop_of(alarms: Sequence[Alarm]) -> MonitorStop | None:
+    """What ends the run where an alarm is to stop it."""
     stops = [alarm for alarm in alarms if alarm.severity == "stop"]
     if not stops:
         return None
+    names = [alarm.monitor for alarm in stops]
     seen = "; ".join(f"{alarm.monitor}: {alarm.message}" for alarm in stops)
-    return (
-        f"stopped at step {stops[0].step} by {seen}. To go on all the same: --resume_from_checkpoint latest "
-        f"--monitor_reactions {' '.join(f'{alarm.monitor}=warn' for alarm in stops)}"
+    goes_on = f"--monitor_reactions {' '.join(f'{name}=warn' for name in names)}"
+    return MonitorStop(
+        f"at step {stops[0].step}, {seen}. To go on all the same: --resume_from_checkpoint latest {goes_on}", names
     )

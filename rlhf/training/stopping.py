@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from accelerate import PartialState
@@ -21,6 +21,19 @@ class RunStopped(Exception):
 
 class ScorerError(RunStopped):
     """A scorer gave no usable score; names the scorer, what it gave and the first response concerned."""
+
+
+class MonitorStop(RunStopped):
+    """Monitors stopped the run after a complete step.
+
+    Args:
+        message: what they saw.
+        monitors: their names.
+    """
+
+    def __init__(self, message: str, monitors: Sequence[str]):
+        super().__init__(message)
+        self.monitors = tuple(monitors)
 
 
 @contextmanager

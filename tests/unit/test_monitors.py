@@ -33,7 +33,7 @@ CLEAN = {
 FAULTS = {
     "kl_target": ("objective/kl", 8.5, 12),  # twice the target of 4 is 8, for 2 updates
     "kl_budget": ("objective/kl", 12.5, 11),
-    "kl_per_token": ("objective/kl_per_token", 1.1, 12),
+    "kl_per_token": ("objective/kl_per_token", 3.1, 12),
     "kl_negative": ("objective/kl", -1.1, 11),
     "ratio": ("policy/max_ratio", 11.0, 11),
     "entropy": ("objective/entropy", 0.39, 11),  # a fifth of 2 is .4
@@ -143,12 +143,12 @@ def hacked(num_steps: int = 14) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("error", "step"),
     [
-        # best window: steps 5 to 7, mean .4333; steps 7 and 8 have mean .35, a fall of .0833; the difference has
-        # the error e sqrt(1/3 + 1/2) = .913 e, three of which are under .0833 for e = .02 and over it for e = .04
-        (0.0, 8),
-        (0.02, 8),
-        # steps 8 and 9: a fall of .1833 against .1095
+        # best window: steps 5 to 7, mean .4333; steps 7 to 9 have mean .3, a fall of .1333; the difference has the
+        # error e sqrt(2/3), four of which are .0653 for e = .02, .1306 for e = .04 and .196 for e = .06
+        (0.02, 9),
         (0.04, 9),
+        # steps 8 to 10: a fall of .2333
+        (0.06, 10),
     ],
 )
 def test_over_optimisation_alarms_soon_after_the_peak(error: float, step: int) -> None:
@@ -165,7 +165,7 @@ def test_a_judge_that_falls_with_the_score_is_another_failure() -> None:
 
 def test_a_fall_of_less_than_a_tenth_of_the_gain_is_left_alone() -> None:
     series = hacked(7) + [CLEAN | {"objective/judge_score": 0.41, "objective/score": 2.0}] * 20
-    assert observed(monitors(), series) == []  # .4333 - .41 is under .0333
+    assert observed(monitors(), series) == []  # .4367 - .4067 and .4367 - .41 are under .0337
 
 
 # ---- settings -------------------------------------------------------------------------------------------
@@ -249,13 +249,12 @@ def test_samples_are_not_asked_for_without_an_alarm() -> None:
 @pytest.mark.parametrize("at", range(1, 40, 3))
 def test_a_resumed_run_alarms_at_the_same_steps(at: int) -> None:
     draw = random.Random(0)
-    series = [
-        {name: value * draw.choice([0.1, 1, 1.5, 4]) for name, value in CLEAN.items()} for _ in range(25)
-    ] + hacked(20)
+    noisy = [{name: value * draw.choice([0.1, 1, 1.5, 4]) for name, value in CLEAN.items()} for _ in range(25)]
+    series = hacked(20) + noisy
     errors = dict.fromkeys(CLEAN, 0.01) | {"policy/sampler_gap": float("nan")}
     whole = monitors()
     expected = observed(whole, series, errors)
-    assert {alarm.monitor for alarm in expected} >= {"entropy", "repetition", "over_optimisation"}
+    assert {alarm.monitor for alarm in expected} >= {"entropy", "over_optimisation"}
     before = monitors()
     first = observed(before, series[:at], errors)
     after = monitors()
