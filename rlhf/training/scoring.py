@@ -120,7 +120,8 @@ def _error(
 ) -> ScorerError:
     return ScorerError(
         f"scorer {scorer.name} {what}; {_place(prompts, responses, index)}. It must give one finite number for each "
-        "response: mend it and go on from the checkpoint, or have responses without a score left out"
+        "response: mend it and go on with --resume_from_checkpoint latest, or leave such responses out with "
+        "--failed_scores leave_out"
     )
 
 
