@@ -26,6 +26,8 @@ from rlhf.engine.packing import Group
 from rlhf.engine.sources import MEMBER
 from rlhf.evaluation.metrics import pair_accuracy
 from rlhf.training.arguments import DTYPES
+from rlhf.training.checks.before_run import check_inputs
+from rlhf.training.checks.run_data import RunData
 from rlhf.training.examples import encode_comparison
 from rlhf.training.memory_plan import plan_run
 from rlhf.training.pair_trainer import SAMPLED_EXAMPLES
@@ -46,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         train_examples = args.ranked_groups(chat, train)
         held_out_groups = [encode_comparison(chat, comparison) for comparison in held_out]
         reference = reference_groups(args, chat) or [example.group for example in train_examples]
+        data = RunData.of(train_file=train, eval_file=held_out)
+        check_inputs(args, source, chat, data, num_adapters=args.num_members)
         plan_run("reward", args, source, [example.group for example in train_examples])
         backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype], quantization=args.quantization)
         add_members(backbone, args)

@@ -19,7 +19,7 @@ from rlhf.data.chat import Chat, ChatFault
 from rlhf.data.comparisons import read_prompts
 from rlhf.engine.adapters import add_adapter_from, load_head_weights
 from rlhf.engine.backbone import Backbone, Role
-from rlhf.engine.sources import ModelSource, resolve_model
+from rlhf.engine.sources import ModelSource, resolve_model, reward_members
 from rlhf.training.arguments import DTYPES, path_field
 from rlhf.training.checks.agreement import check_agreement, check_shared_backbone
 from rlhf.training.checks.chat_format import check_chat_format, check_scoring_format
@@ -31,7 +31,7 @@ from rlhf.training.checks.classifier import (
 )
 from rlhf.training.checks.data_rows import DataRows, read_rows
 from rlhf.training.checks.findings import FATAL, Finding, Report, check_allowed
-from rlhf.training.checks.machine import check_disk, check_memory, checkpoint_bytes, loaded_bytes
+from rlhf.training.checks.machine import adapter_weights, check_disk, check_memory, checkpoint_bytes, loaded_bytes
 from rlhf.training.checks.model_files import ModelSettings, check_base, check_folder
 from rlhf.training.checks.model_passes import check_policy, check_scores
 from rlhf.training.checks.probes import probe_conversations, probe_groups, probe_prompts
@@ -110,9 +110,9 @@ def examine(args: DoctorArguments) -> Report:
     chat, settings = (None, None) if policy is None else (policy.chat, policy.settings)
     check_run_data(report, data, chat, settings, max_new_tokens=args.max_new_tokens)
     backbone = None if policy is None else pass_through_policy(report, args, policy, data)
-    for number, folder in enumerate(args.reward_model, start=1):
-        name = f"reward_{number}"
-        look_at_reward_model(report, args, Path(folder).expanduser(), name, policy, backbone)
+    members = [member for name in args.reward_model for member in reward_members(Path(name).expanduser())]
+    for number, member in enumerate(members, start=1):
+        look_at_reward_model(report, args, member, f"reward_{number}", policy, backbone)
     named = {"policy": args.policy, "reward_model": args.reward_model, "output_dir": args.output_dir}
     report.not_checked += [f"{name} (--{name})" for name, value in named.items() if not value]
     return report
@@ -144,6 +144,9 @@ def look_at_policy(report: Report, args: DoctorArguments, *, with_system: bool) 
     found += report.add("policy", check_base(source, "policy"))
     found += report.add("policy", check_chat_format(tokenizer, settings, field="policy", with_system=with_system))
     found += report.add("memory", check_memory(loaded_bytes(source.backbone, settings, DTYPES[args.dtype]), _device()))
+    if args.output_dir is not None:
+        written = checkpoint_bytes(ADAPTERS * adapter_weights(settings, LORA_R), CHECKPOINTS)
+        report.add("disk", check_disk(written, Path(args.output_dir)))
     return PolicyFiles(source, settings, tokenizer, _chat_of(tokenizer, args), _is_loadable(report, found, "policy"))
 
 
@@ -159,9 +162,6 @@ def pass_through_policy(report: Report, args: DoctorArguments, policy: PolicyFil
         backbone.add_adapter("policy", LoraConfig(r=LORA_R, target_modules="all-linear", task_type="CAUSAL_LM"))
     prompts = probe_prompts(policy.chat, data.prompts.rows if data.prompts else ())
     report.add("passes", check_policy(backbone, policy.chat, prompts, is_fresh=adapter is None))
-    if args.output_dir is not None:
-        trained = ADAPTERS * sum(parameter.numel() for parameter in backbone.adapter_parameters("policy").values())
-        report.add("disk", check_disk(checkpoint_bytes(trained, CHECKPOINTS), Path(args.output_dir)))
     return backbone
 
 

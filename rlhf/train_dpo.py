@@ -11,6 +11,8 @@ if __name__ == "__main__":  # as a script, make the packages importable and keep
 
 from rlhf.engine.backbone import Backbone
 from rlhf.training.arguments import DTYPES
+from rlhf.training.checks.before_run import check_inputs
+from rlhf.training.checks.run_data import RunData
 from rlhf.training.dpo_arguments import DPOArguments
 from rlhf.training.dpo_trainer import DPOTrainer
 from rlhf.training.memory_plan import plan_run
@@ -28,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chat = load_chat(source, args)
         train_examples = args.ranked_groups(chat, train)
         eval_examples = args.ranked_groups(chat, held_out) if held_out else []
+        check_inputs(args, source, chat, RunData.of(train_file=train, eval_file=held_out))
         plan_run("dpo", args, source, [example.group for example in train_examples])
         backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype], quantization=args.quantization)
         backbone.add_adapter("policy", args.lora_config())

@@ -29,6 +29,8 @@ from rlhf.engine.backbone import Backbone, load_causal_lm
 from rlhf.engine.generation import MergedCopy
 from rlhf.training import checkpoints
 from rlhf.training.arguments import DTYPES, StageArguments
+from rlhf.training.checks.before_run import check_inputs
+from rlhf.training.checks.run_data import RunData
 from rlhf.training.hub_data import read_files_or_hub
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.run_folder import RunFolder
@@ -89,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chat = load_chat(source, args)
         train_dataset = tokenise(chat, train)
         eval_dataset = tokenise(chat, held_out) if held_out else None
+        check_inputs(args, source, chat, RunData.of(train_file=train, eval_file=held_out), writes_model=True)
         stage = open_stage("sft", args, source, chat, data_files=[*args.train_file, *args.eval_file])
         if stage.checkpoint and stage.run is not None:
             stage.run.rewind(checkpoints.step_of(Path(stage.checkpoint)))

@@ -123,6 +123,10 @@ class StageArguments(ModelArguments, TrainingArguments):
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin batches in host memory."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Batches are built from whole examples."})
     resume_from_checkpoint: str | None = path_field("Checkpoint to go on from: a folder, or `latest`.")
+    allow: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Findings before the run that are let pass, by the names in docs/doctor.md.", "nargs": "+"},
+    )
 
     @property
     def pass_tokens(self) -> int:

@@ -42,7 +42,7 @@ def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pairs.jsonl, prompts.jsonl and demonstrations.jsonl."""
+    """A folder with pairs.jsonl, held_out.jsonl (other pairs), prompts.jsonl and demonstrations.jsonl."""
     folder = tmp_path_factory.mktemp("data")
     pairs = [
         {
@@ -50,10 +50,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "chosen": f"It is {2 * i + 1}.",
             "rejected": f"I do not know, but maybe {i} or {i * 7}. Ask someone else.",
         }
-        for i in range(24)
+        for i in range(48)
     ]
+    pairs, held_out = pairs[:24], pairs[24:]
     rows = {
         "pairs": pairs,
+        "held_out": held_out,
         "prompts": [{"prompt": pair["prompt"]} for pair in pairs],
         "demonstrations": [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in pairs],
     }
@@ -100,7 +102,7 @@ def stage_arguments(tiny_chat_model: Path, data: Path, reward_model: Path) -> Ca
 def reward_model(tmp_path_factory: pytest.TempPathFactory, tiny_chat_model: Path, data: Path, rlhf) -> Path:
     """A finished reward run on the tiny model."""
     folder = tmp_path_factory.mktemp("runs") / "reward"
-    files = ["--train_file", data / "pairs.jsonl", "--eval_file", data / "pairs.jsonl"]
+    files = ["--train_file", data / "pairs.jsonl", "--eval_file", data / "held_out.jsonl"]
     small = ["--dtype", "float32", "--lora_r", 4, "--max_steps", 4, "--learning_rate", "1e-3"]
     rlhf("reward", "--model", tiny_chat_model, *files, *small, "--output_dir", folder)
     return folder

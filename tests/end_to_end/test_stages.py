@@ -40,7 +40,7 @@ def test_a_reward_run_says_where_it_comes_from_and_how_good_it_is(reward_model, 
 
 
 def test_dpo_starts_at_ln_2(tiny_chat_model, data, tmp_path, rlhf) -> None:
-    files = ["--train_file", data / "pairs.jsonl", "--eval_file", data / "pairs.jsonl"]
+    files = ["--train_file", data / "pairs.jsonl", "--eval_file", data / "held_out.jsonl"]
     small = ["--model", tiny_chat_model, *SMALL]
     rlhf("dpo", *small, *files, "--output_dir", tmp_path / "dpo")
     rows = logged(tmp_path / "dpo")

@@ -69,7 +69,8 @@ class Tracked:
         if stage == "ppo":
             prompts = ["--prompt_file", self.data / "prompts.jsonl", "--max_new_tokens", 8]
             return [*prompts, "--reward_model", self.run("reward")]
-        return ["--train_file", self.data / "pairs.jsonl", "--eval_file", self.data / "pairs.jsonl"]
+        files = ["--train_file", self.data / "pairs.jsonl", "--eval_file", self.data / "pairs.jsonl"]
+        return [*files, "--allow", "leakage"]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_no_key_and_nothing_of_machine_or_person_is_written(tracked) -> None:
 def test_tracking_changes_no_byte_of_the_training(tracked, tiny_chat_model, data, tmp_path) -> None:
     tracked_run = tracked.run("dpo")
     command = [sys.executable, "-m", "rlhf.cli", "dpo", "--model", str(tiny_chat_model), *SMALL, "--max_steps", "2"]
-    files = ["--train_file", str(data / "pairs.jsonl"), "--eval_file", str(data / "pairs.jsonl")]
+    files = ["--train_file", str(data / "pairs.jsonl"), "--eval_file", str(data / "pairs.jsonl"), "--allow", "leakage"]
     launched([*command, *files, "--output_dir", str(tmp_path / "plain")], env=tracked.machine.env)
     assert not (tmp_path / "plain" / "wandb").exists()
     name = "adapter_model.safetensors"

@@ -16,7 +16,7 @@ from rlhf.training.arguments import DTYPES, StageArguments
 from rlhf.training.checks.agreement import check_agreement
 from rlhf.training.checks.chat_format import check_chat_format
 from rlhf.training.checks.findings import WARNING, Report, check_allowed
-from rlhf.training.checks.machine import check_disk, check_memory, checkpoint_bytes, loaded_bytes
+from rlhf.training.checks.machine import adapter_weights, check_disk, check_memory, checkpoint_bytes, loaded_bytes
 from rlhf.training.checks.model_files import ModelSettings, check_folder
 from rlhf.training.checks.model_passes import check_policy, check_scores
 from rlhf.training.checks.probes import probe_groups, probe_prompts
@@ -32,10 +32,12 @@ def check_inputs(
     chat: Chat,
     data: RunData,
     *,
-    reward_models: Sequence[Path] = (),
+    reward_models: Sequence[str] = (),
     max_new_tokens: int = 0,
+    num_adapters: int = 1,
+    writes_model: bool = False,
 ) -> None:
-    """Look at tokenizer, template, files, data and memory before the model is loaded.
+    """Look at tokenizer, template, files, data, memory and disk before the model is loaded.
 
     Args:
         args: of the stage; `allow` names what may be fatal.
@@ -44,6 +46,8 @@ def check_inputs(
         data: what was read of the files.
         reward_models: folders of reward adapters on this backbone.
         max_new_tokens: the longest response that will be sampled.
+        num_adapters: adapters that the run trains.
+        writes_model: whether it ends with a whole model.
 
     Raises:
         ValueError: a fatal finding that is not allowed, with all of them.
@@ -60,9 +64,12 @@ def check_inputs(
             field = f"reward_model {folder}"
             report.add("reward_model", check_agreement(chat.tokenizer, tokenizer, shares_backbone=True, field=field))
     check_run_data(report, data, chat, settings, max_new_tokens=max_new_tokens)
+    weights = loaded_bytes(source.backbone, settings, DTYPES[args.dtype])
     if args.quantization == "none" and not is_deepspeed_zero3_enabled():
-        needed = loaded_bytes(source.backbone, settings, DTYPES[args.dtype])
-        report.add("memory", check_memory(needed, torch.device("cpu")))
+        report.add("memory", check_memory(weights, torch.device("cpu")))
+    trained = num_adapters * adapter_weights(settings, args.lora_r)
+    written = checkpoint_bytes(trained, args.save_total_limit or 1) + (weights if writes_model else 0)
+    report.add("disk", check_disk(written, Path(str(args.output_dir))))
     refuse(report, args.allow)
 
 
@@ -73,9 +80,9 @@ def check_backbone(
     data: RunData,
     *,
     reward_roles: Sequence[Role] = (),
-    is_fresh: bool | None = None,
+    is_fresh: bool,
 ) -> None:
-    """Look at the disk, and at a few short passes of the model that was loaded for the run.
+    """Look at a few short passes of the model that was loaded for the run.
 
     Under DeepSpeed no pass is made: the weights are not whole, or not where they will be.
 
@@ -83,26 +90,19 @@ def check_backbone(
         args, chat, data: as above.
         backbone: as the run will use it, with its adapters.
         reward_roles: roles whose scores the run will use.
-        is_fresh: whether the adapter `policy` is untrained; None where the run does not sample from it.
+        is_fresh: whether the adapter `policy` is untrained.
 
     Raises:
         ValueError: as above.
     """
+    if args.deepspeed_plugin is not None:
+        return
+    backbone.to(args.device)
     report = Report()
-    num_trained = sum(
-        p.numel() for name in backbone.adapter_configs for p in backbone.adapter_parameters(name).values()
-    )
-    kept = args.save_total_limit or 1
-    report.add("disk", check_disk(checkpoint_bytes(num_trained, kept), Path(str(args.output_dir))))
-    rows = data.prompts or data.train
-    if args.deepspeed_plugin is None:
-        backbone.to(args.device)
-        if is_fresh is not None:
-            prompts = probe_prompts(chat, rows.rows if rows else ())
-            report.add("passes", check_policy(backbone, chat, prompts, is_fresh=is_fresh))
-        for role in reward_roles:
-            groups = probe_groups(chat, rows.rows if rows else ())
-            report.add("scores", check_scores(backbone, role, groups, field=f"reward model {role.name!r}"))
+    rows = [] if data.prompts is None else data.prompts.rows
+    report.add("passes", check_policy(backbone, chat, probe_prompts(chat, rows), is_fresh=is_fresh))
+    for role in reward_roles:
+        report.add("scores", check_scores(backbone, role, probe_groups(chat, rows), field=f"the model {role.name!r}"))
     refuse(report, args.allow)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from rlhf.engine.free_memory import free_bytes
+from rlhf.engine.memory import ModelShape
 from rlhf.training.checks.findings import FATAL, Finding
 from rlhf.training.checks.model_files import ModelSettings
 
@@ -33,6 +34,14 @@ def check_memory(needed: float, device: torch.device) -> Iterator[Finding]:
         )
 
 
+def adapter_weights(settings: ModelSettings, lora_r: int) -> int:
+    """Weights of a LoRA adapter on all linear layers; 0 where config.json does not say how large these are."""
+    try:
+        return ModelShape.from_config(settings.config).adapter_weights(lora_r)
+    except ValueError:
+        return 0
+
+
 def check_disk(needed: float, output_dir: Path) -> Iterator[Finding]:
     """Whether what a run writes fits the disk of its folder."""
     free = shutil.disk_usage(_existing(output_dir)).free
@@ -46,7 +55,7 @@ def check_disk(needed: float, output_dir: Path) -> Iterator[Finding]:
         )
 
 
-def checkpoint_bytes(num_trained: float, kept: int) -> float:
+def checkpoint_bytes(num_trained: int, kept: int) -> float:
     """Bytes of the checkpoints that a run keeps, of the one it writes meanwhile, and of what it ends with."""
     return 4 * num_trained * (STATES * (kept + 1) + 1)
 

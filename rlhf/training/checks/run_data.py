@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.data.chat import Chat, ChatFault
+from rlhf.data.comparisons import Comparison, Demonstration
 from rlhf.training.checks.data_rows import DataRows, check_rows
 from rlhf.training.checks.findings import FATAL, Finding, Report
 from rlhf.training.checks.leakage import check_leakage
 from rlhf.training.checks.lengths import check_lengths, measure_lengths
 from rlhf.training.checks.model_files import ModelSettings
+
+Records = Sequence[Comparison | Demonstration]
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,23 @@ class RunData:
     train: DataRows | None = None
     held_out: DataRows | None = None
     prompts: DataRows | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        train_file: Records = (),
+        ptx_file: Records = (),
+        eval_file: Records = (),
+        prompt_file: Records = (),
+    ) -> RunData:
+        """The rows of a run by the arguments that named their files; at most one of the first two."""
+        train, name = (ptx_file, "ptx_file") if ptx_file else (train_file, "train_file")
+        return cls(
+            train=DataRows.of(name, train) if train else None,
+            held_out=DataRows.of("eval_file", eval_file) if eval_file else None,
+            prompts=DataRows.of("prompt_file", prompt_file) if prompt_file else None,
+        )
 
     @property
     def named(self) -> list[DataRows]:
