@@ -20,8 +20,6 @@ from rlhf.training.pair_trainer import PairTrainer
 from rlhf.training.reference_cache import ReferenceCache
 from rlhf.training.trainer import SavedRole
 
-__all__ = ["DPOArguments", "DPOTrainer"]
-
 
 class DPOTrainer(PairTrainer):
     """Trains the adapter `policy` on ranked comparisons by the losses of `rlhf.algorithms.dpo`."""

@@ -7,6 +7,7 @@ on a packed batch of the same tokens in another order.
 from __future__ import annotations
 
 import os
+import re
 from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -21,7 +22,8 @@ from trl.experimental.orpo import ORPOTrainer
 
 from rlhf.engine.backbone import Backbone
 from rlhf.engine.packing import Group
-from rlhf.training.dpo_trainer import DPOArguments, DPOTrainer
+from rlhf.training.dpo_arguments import LOSSES, NOT_OFFERED, DPOArguments
+from rlhf.training.dpo_trainer import DPOTrainer
 from rlhf.training.examples import RankedGroup, collate_pairs
 
 BETA = 0.3
@@ -195,3 +197,12 @@ def test_orpo_is_that_of_trl_with_the_likelihood_of_the_response_alone(make_trai
 
     for seed in range(4):
         assert_equal(our_loss(trainer, Pairs(seed)), of_means(Pairs(seed), loss))
+
+
+def test_every_loss_of_trl_is_offered_or_said_not_to_be() -> None:
+    said = trl.DPOConfig.__dataclass_fields__["loss_type"].metadata["help"]
+    names = re.findall(r"`'(\w+)'`", said)
+    assert "sigmoid" in names
+    assert len(names) == 15
+    assert set(names) <= {*LOSSES, *NOT_OFFERED}
+    assert set(NOT_OFFERED) == set(names) - set(LOSSES)

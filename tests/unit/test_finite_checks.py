@@ -34,14 +34,14 @@ def policy(trainer: DPOTrainer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("bad_pass", [0, 1])
 @pytest.mark.parametrize("bad_value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_in_any_pass_stops_before_the_step(trainer, bad_pass, bad_value, monkeypatch) -> None:
-    losses = trainer.pair_losses
+    loss_sum = trainer.loss_sum
     calls = []
 
     def broken(model, batch):
         calls.append(len(calls))
-        return losses(model, batch) * (bad_value if calls[-1] == bad_pass else 1.0)
+        return loss_sum(model, batch) * (bad_value if calls[-1] == bad_pass else 1.0)
 
-    monkeypatch.setattr(trainer, "pair_losses", broken)
+    monkeypatch.setattr(trainer, "loss_sum", broken)
     before = policy(trainer)
     with pytest.raises(FloatingPointError, match=f"loss is {bad_value} at step 1: stopped before the weights change"):
         trainer.train()
@@ -50,9 +50,9 @@ def test_a_loss_that_is_no_number_in_any_pass_stops_before_the_step(trainer, bad
 
 
 def test_the_step_that_failed_is_named_and_the_ones_before_were_taken(trainer, monkeypatch) -> None:
-    losses = trainer.pair_losses
+    loss_sum = trainer.loss_sum
     monkeypatch.setattr(
-        trainer, "pair_losses", lambda model, batch: losses(model, batch) / (trainer.state.global_step < 1)
+        trainer, "loss_sum", lambda model, batch: loss_sum(model, batch) / (trainer.state.global_step < 1)
     )
     before = policy(trainer)
     with pytest.raises(FloatingPointError, match="at step 2:"):
