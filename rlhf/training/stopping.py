@@ -43,8 +43,6 @@ def exit_when_stopped() -> Iterator[None]:
         yield
     except RunStopped as stopped:
         if PartialState().is_main_process:
-            told = "--resume_from_checkpoint" in str(stopped)
-            print(
-                f"stopped: {stopped}{'' if told else '; go on with --resume_from_checkpoint latest'}", file=sys.stderr
-            )
+            hint = "" if "--resume_from_checkpoint" in str(stopped) else "; go on with --resume_from_checkpoint latest"
+            print(f"\nstopped: {stopped}{hint}", file=sys.stderr)  # a progress bar may stand in the line before
         raise SystemExit(STOPPED) from stopped

@@ -18,6 +18,18 @@ def shortness(prompts, responses):
     return [-len(response) / 100 for response in responses]
 """
 
+FAILING_SCORER = """
+import pathlib
+
+calls = []
+
+
+def once_broken(prompts, responses):
+    calls.append(len(responses))
+    broken = len(calls) == 2 and not pathlib.Path("mended").exists()
+    return [float("nan") if broken else len(response) / 50 for response in responses]
+"""
+
 SMALL = ["--dtype", "float32", "--lora_r", 4, "--max_steps", 2, "--learning_rate", "1e-3"]
 
 
@@ -90,12 +102,54 @@ def test_ppo_against_an_ensemble_logs_how_far_its_members_are_apart(
     assert set(parents) == {"backbone", f"reward_model_{reward_model.name}", "reward_model_second"}
 
 
-def test_a_scorer_that_gives_nan_stops_the_run_and_is_named(tiny_chat_model, data, tmp_path, rlhf) -> None:
-    (tmp_path / "my_rewards.py").write_text(
-        "def broken(prompts, responses):\n    return [float('nan')] * len(responses)\n"
+def test_a_scorer_that_gives_nan_stops_the_run_where_it_can_go_on(tiny_chat_model, data, tmp_path, rlhf) -> None:
+    (tmp_path / "my_rewards.py").write_text(FAILING_SCORER)
+    arguments = ["--model", tiny_chat_model, *SMALL, "--max_new_tokens", 4, "--advantage_estimator", "reinforce_pp"]
+    arguments += ["--prompt_file", data / "prompts.jsonl", "--scorer", "my_rewards:once_broken"]
+    demonstrations = ["--ptx_file", data / "demonstrations.jsonl", "--ptx_coef", 0.1]
+    stopped = rlhf("ppo", *arguments, *demonstrations, "--output_dir", tmp_path / "ppo", cwd=tmp_path, check=False)
+    assert stopped.returncode == 3
+    assert "Traceback" not in stopped.stderr
+    (line,) = [line for line in stopped.stderr.splitlines() if line.startswith("stopped: ")]
+    assert "scorer once_broken gave nan" in line
+    assert "--resume_from_checkpoint latest" in line
+    assert (tmp_path / "ppo" / "checkpoint-1").is_dir()
+    (tmp_path / "mended").touch()
+    resume = ["--output_dir", tmp_path / "ppo", "--resume_from_checkpoint", "latest"]
+    rlhf("ppo", *arguments, *demonstrations, *resume, cwd=tmp_path)
+    rows = logged(tmp_path / "ppo")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["loss/ptx"] > 0 for row in rows)
+    assert not (tmp_path / "ppo" / "value").exists()
+
+
+def test_ppo_without_a_value_model_goes_on_from_an_earlier_policy(
+    tiny_chat_model, reward_model, data, tmp_path, rlhf
+) -> None:
+    (tmp_path / "my_rewards.py").write_text(SCORER)
+    common = ["--model", tiny_chat_model, *SMALL, "--max_new_tokens", 6, "--samples_per_prompt", 2]
+    common += ["--prompt_file", data / "prompts.jsonl"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    clips = ["--clip_range_high", 0.28, "--dual_clip", 3, "--entropy_coef", 0.001, "--target_approx_kl", 0.05]
+    rloo = ["--advantage_estimator", "rloo", "--scorer", "short=my_rewards:shortness", "--output_dir", first]
+    rlhf("ppo", *common, *rloo, *clips, cwd=tmp_path)
+    assert not (first / "value").exists()
+    assert logged(first)[0]["policy/first_ratio_error"] == 0
+
+    scores = ["--reward_model", reward_model, "--scorer", "short=my_rewards:shortness", "--scorer_weights", 3]
+    reference = ["--policy_adapter", first, "--reference", "start", "--reference_update_steps", 1]
+    grpo = ["--advantage_estimator", "grpo", "--loss_average", "constant", "--grpo_scale", "none"]
+    grpo += ["--kl_in", "loss", "--kl_estimator", "k3"]
+    # the rank of the earlier policy is taken, whatever is said
+    rlhf("ppo", *common, *scores, *reference, *grpo, "--lora_r", 8, "--output_dir", second, cwd=tmp_path)
+    rows = logged(second)
+    assert [row["objective/kl"] for row in rows] == [0, 0]
+    for row in rows:
+        assert row["objective/score"] == pytest.approx(row["score/reward_model"] + 3 * row["score/short"], abs=1e-5)
+    assert yaml.safe_load((second / "config.yaml").read_text())["lora_r"] == 4
+    parents = json.loads((second / "manifest.json").read_text())["parents"]
+    assert parents["policy_adapter"]["sha256"] == hash_model(first)
+    assert (
+        load_file(second / "reference" / "adapter_model.safetensors").keys()
+        == load_file(first / "adapter_model.safetensors").keys()
     )
-    arguments = ["--model", tiny_chat_model, "--dtype", "float32", "--max_steps", 1, "--max_new_tokens", 4]
-    files = ["--prompt_file", data / "prompts.jsonl", "--output_dir", tmp_path / "ppo"]
-    done = rlhf("ppo", *arguments, *files, "--scorer", "my_rewards:broken", cwd=tmp_path, check=False)
-    assert done.returncode != 0
-    assert "scorer my_rewards:broken gave" in done.stderr
