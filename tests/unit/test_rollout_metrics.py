@@ -8,7 +8,7 @@ import torch
 from rlhf.data.comparisons import Message
 from rlhf.engine.packing import Group
 from rlhf.training.rollout import SampledGroup, pack_rollout
-from rlhf.training.rollout_metrics import correlation, distinct_bigrams, sample_rows
+from rlhf.training.rollout_metrics import correlation, distinct_bigrams, response_values, sample_rows
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_correlation_with_something_constant_is_0() -> None:
     assert correlation(torch.tensor([5.0]), torch.tensor([1.0])) == 0
 
 
-def test_sample_rows_say_which_response_answers_which_prompt() -> None:
+def test_sample_rows_and_values_say_what_was_measured_on_which_response() -> None:
     first, second = (Message("user", "one?"),), (Message("user", "two?"),)
     groups = [
         SampledGroup(
@@ -56,3 +56,7 @@ def test_sample_rows_say_which_response_answers_which_prompt() -> None:
     assert [row["score"] for row in rows] == [0.5, -1.0, 2.0]
     assert [row["finished"] for row in rows] == [True, False, True]
     assert {row["step"] for row in rows} == {7}
+    values = {name: value.tolist() for name, value in response_values([batch, batch]).items()}
+    assert values["score"] == [0.5, -1.0, 2.0] * 2
+    assert values["kl"] == [2.5, -2.0, 0.0] * 2
+    assert values["length"] == [2, 1, 1] * 2

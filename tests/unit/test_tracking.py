@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf.training import wandb_tracker
+from rlhf.training import tracking, wandb_tracker
 from rlhf.training.arguments import StageArguments
 from rlhf.training.parser import parse
 from rlhf.training.run_folder import RunFolder, hash_file
@@ -210,6 +211,14 @@ def test_wandb_switched_off_leaves_the_run_alone(tmp_path, monkeypatch, capsys) 
 def test_unknown_trackers_are_refused_by_name(name) -> None:
     with pytest.raises(ValueError, match=f"report_to is '{name}': choose none, wandb or tensorboard"):
         check_trackers(["wandb", name])
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_a_tracker_that_is_not_installed_is_refused_with_what_installs_it(name, monkeypatch) -> None:
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=re.escape(f"not installed: pip install 'rlhf-loop[{name}]'")):
+        check_trackers([name])
+    assert check_trackers(["none"]) == []
 
 
 def test_none_goes_alone_and_a_tracker_named_twice_follows_once() -> None:
