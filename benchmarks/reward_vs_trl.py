@@ -27,7 +27,9 @@ from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
-from reward.evaluate_reward import file_names, lead, ranked
+from reward.breakdown import lead
+from reward.evaluate_reward import file_names
+from reward.judged_pairs import ordered
 from reward.reward_model import RewardModel
 from reward.trainer import RewardArguments
 from rlhf.data.chat import Chat
@@ -177,7 +179,10 @@ def token_pairs(groups: Sequence[RankedGroup]) -> list[dict[str, Any]]:
 
 
 def read_held_out(files: Sequence[str]) -> dict[str, list[Comparison]]:
-    return {name: ranked(file) for name, file in zip(file_names(files), files, strict=True)}
+    return {
+        name: ordered(read_comparisons([file])[0], f"eval_file {file}")
+        for name, file in zip(file_names(files), files, strict=True)
+    }
 
 
 @torch.no_grad()

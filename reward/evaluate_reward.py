@@ -1,13 +1,15 @@
-"""Accuracy of a reward model by data set: `rlhf evaluate-reward --reward_model runs/reward --eval_file A B`.
+"""What a reward model is worth on comparisons it has not seen: `rlhf evaluate-reward runs/reward pairs.jsonl`.
 
-The longer response as the winner stands beside it, and a bag of words when there are pairs to train it on: a
-reward model that does not beat them has learned length or vocabulary.
+MODEL is a run of `rlhf reward`, single or an ensemble, or a model for sequence classification from a folder or the hub.
+The longer response as the winner stands beside it, and a bag of words when there are pairs to train it on: a reward
+model that does not beat them has learned length or vocabulary. `metrics.json` has the numbers, `pairs.jsonl` every
+pair's margins, `report.html` a page to read.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,20 @@ if __name__ == "__main__":  # as a script, make the packages importable and keep
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from reward.baselines import BagOfWords, length_margins, text_pairs
-from reward.reward_model import RewardModel
+from reward.breakdown import (
+    accuracy_by_source,
+    accuracy_by_strength,
+    ensemble_figures,
+    lead,
+    length_figures,
+    position_figures,
+)
+from reward.calibration import calibration
+from reward.evaluated_model import cut, load_model, member_scores, order_change, parents_of
+from reward.evaluation_report import write_evaluation_report
+from reward.judged_pairs import MODEL, TOTAL, JudgedPairs, Scores, judge_pairs, ordered, pooled, scores_by_name
 from rlhf.data.comparisons import Comparison, read_comparisons
+from rlhf.data.folds import held_out_fold
 from rlhf.data.json_lines import write_json_lines
 from rlhf.evaluation.metrics import Estimate, bootstrap_mean, pair_accuracy
 from rlhf.training.arguments import path_field
@@ -25,76 +39,100 @@ from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.run_folder import RunFolder
 
 PAIRS = "pairs.jsonl"
-TOTAL = "all"
-MODEL = "reward model"
+REPORT = "report.html"
+LONGER, WORDS = "longer wins", "bag of words"
 
 
 @dataclass
 class EvaluateRewardArguments:
-    """Settings of a reward model's evaluation."""
+    """Measure a reward model on comparisons: rlhf evaluate-reward MODEL FILE [FILE ...] [--name value ...]"""
 
-    reward_model: str | None = path_field("Run folder of the reward model.")
+    reward_model: str | None = path_field(
+        "Run folder of the reward model or ensemble, or a model for sequence classification: a folder or a hub name."
+    )
     eval_file: list[str] = path_field("Held-out comparisons; each file gets numbers of its own.", several=True)
     baseline_train_file: list[str] = path_field("Comparisons to train the bag-of-words baseline on.", several=True)
-    output_dir: str | None = path_field("Folder for the numbers and every pair's margins.", output=True)
+    output_dir: str | None = path_field(
+        "Folder for the numbers, every pair's margins and the page; unset: `evaluation` in the model's folder.",
+        output=True,
+    )
     batch_size: int = field(default=8, metadata={"help": "Prompts per forward pass."})
+    folds: int = field(
+        default=0,
+        metadata={"help": "Measure on one fold of eval_file by prompt, as rlhf reward holds it out; 0: on all of it."},
+    )
+    fold: int = field(default=0, metadata={"help": "The fold, from 0; it is left out of baseline_train_file."})
 
-
-@dataclass(frozen=True)
-class JudgedPairs:
-    """The strictly ordered pairs of one file, with each scorer's margins, chosen minus rejected.
-
-    Attributes:
-        name: of the file.
-        ids: `[pairs]`, of the comparisons.
-        prompt_ids: `[pairs]`.
-        margins: scorer -> `[pairs]`.
-    """
-
-    name: str
-    ids: list[str]
-    prompt_ids: list[str]
-    margins: dict[str, list[float]]
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: it must be at least 1")
+        if self.folds == 1 or self.folds < 0 or not 0 <= self.fold < max(self.folds, 1):
+            raise ValueError(
+                f"fold is {self.fold} of folds {self.folds}: give at least 2 folds, and one of them from 0"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Score, compare, write."""
-    args = parse(EvaluateRewardArguments, argv)
+    args = parse(EvaluateRewardArguments, with_flags(sys.argv[1:] if argv is None else argv))
     with exit_on_error():
-        if not args.reward_model or not args.eval_file or not args.output_dir:
-            raise ValueError("reward_model, eval_file and output_dir are needed: give all three")
+        if not args.reward_model or not args.eval_file:
+            raise ValueError("reward_model and eval_file are needed: rlhf evaluate-reward MODEL FILE")
         names = file_names(args.eval_file)
-        held_out = {name: ranked(file) for name, file in zip(names, args.eval_file, strict=True)}
-        words = None
-        if args.baseline_train_file:
-            words = BagOfWords(text_pairs(read_comparisons(args.baseline_train_file)[0]))
-        model = RewardModel(args.reward_model, batch_size=args.batch_size)
+        held_out = {name: load_held_out(file, args) for name, file in zip(names, args.eval_file, strict=True)}
+        words = BagOfWords(text_pairs(load_baseline(args))) if args.baseline_train_file else None
+        model = load_model(args.reward_model, args.batch_size)
         run = RunFolder.open(
-            args.output_dir,
+            output_folder(args),
             stage="evaluate-reward",
             config=vars(args),
-            parents={"reward_model": args.reward_model, "backbone": str(model.source.backbone)},
+            parents=parents_of(args.reward_model, model),
             data_files=[*args.eval_file, *args.baseline_train_file],
             resume=False,
         )
-    judged = [judge(name, comparisons, model, words) for name, comparisons in held_out.items()]
-    metrics = estimates([*judged, *([pooled(judged)] if len(judged) > 1 else [])])
-    write_json_lines(run.path / PAIRS, (row for pairs in judged for row in pair_rows(pairs)))
-    run.finish({**metrics, "truncation": vars(model.chat.truncation)})
+        scored = {name: member_scores(model, comparisons) for name, comparisons in held_out.items()}
+        left_out = cut(model)
+        change = order_change(model, next(iter(held_out.values())), next(iter(scored.values())))
+    judged = [judge(name, held_out[name], scored[name], words) for name in names]
+    comparisons = [comparison for name in names for comparison in held_out[name]]
+    members = [[row for name in names for row in scored[name][member]] for member in range(len(scored[names[0]]))]
+    metrics = by_file([*judged, *([pooled(judged)] if len(judged) > 1 else [])])
+    metrics |= over_all(pooled(judged), comparisons, members) | {"order_change": change, "truncation": left_out}
+    write_json_lines(run.path / PAIRS, (row for pairs in judged for row in pairs.rows()))
+    write_evaluation_report(run.path / REPORT, model=args.reward_model, metrics=metrics, pairs=pooled(judged))
+    run.finish(metrics)
     print(table(metrics))
-    print(f"\nevaluate-reward: {model.chat.truncation}; the numbers are in {run.path}")
+    print(f"\nevaluate-reward: the numbers and {REPORT} are in {run.path}")
 
 
-def ranked(file: str) -> list[Comparison]:
-    """The comparisons of a file that order two responses.
+def with_flags(argv: Sequence[str]) -> list[str]:
+    """MODEL FILE [FILE ...] at the beginning as the flags they stand for."""
+    num_places = next((index for index, argument in enumerate(argv) if argument.startswith("-")), len(argv))
+    places, rest = list(argv[:num_places]), list(argv[num_places:])
+    model = ["--reward_model", places[0]] if places else []
+    files = ["--eval_file", *places[1:]] if len(places) > 1 else []
+    return [*model, *files, *rest]
+
+
+# ---- what is read ---------------------------------------------------------------------------------------
+
+
+def load_held_out(file: str, args: EvaluateRewardArguments) -> list[Comparison]:
+    """The comparisons of a file that order two responses, of one fold where there are folds.
 
     Raises:
         ValueError: none does, or the file cannot be read.
     """
-    comparisons = [comparison for comparison in read_comparisons([file])[0] if comparison.pairs()]
-    if not comparisons:
-        raise ValueError(f"eval_file {file}: no comparison orders two responses; rank them first")
-    return comparisons
+    comparisons = read_comparisons([file])[0]
+    if args.folds:
+        comparisons = held_out_fold(comparisons, args.folds, args.fold)[1]
+    return ordered(comparisons, f"eval_file {file}")
+
+
+def load_baseline(args: EvaluateRewardArguments) -> list[Comparison]:
+    """What the bag of words learns from."""
+    comparisons = read_comparisons(args.baseline_train_file)[0]
+    return held_out_fold(comparisons, args.folds, args.fold)[0] if args.folds else comparisons
 
 
 def file_names(files: Sequence[str]) -> list[str]:
@@ -113,82 +151,81 @@ def file_names(files: Sequence[str]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def judge(name: str, comparisons: Sequence[Comparison], model: RewardModel, words: BagOfWords | None) -> JudgedPairs:
+def output_folder(args: EvaluateRewardArguments) -> str:
+    """Where the run goes.
+
+    Raises:
+        ValueError: it is not said, and the model has no folder here.
+    """
+    if args.output_dir:
+        return args.output_dir
+    if not Path(str(args.reward_model)).is_dir():
+        raise ValueError(f"output_dir is needed for {args.reward_model}, which is no folder here")
+    return str(Path(str(args.reward_model)) / "evaluation")
+
+
+# ---- what is measured -----------------------------------------------------------------------------------
+
+
+def judge(
+    name: str, comparisons: Sequence[Comparison], members: Sequence[Scores], words: BagOfWords | None
+) -> JudgedPairs:
     """The margins of model and baselines on one file's pairs."""
-    scores = model.score(comparisons)
+    pairs = judge_pairs(name, comparisons, scores_by_name(members))
     texts = text_pairs(comparisons)
-    margins = {
-        MODEL: [
-            group[chosen] - group[rejected]
-            for comparison, group in zip(comparisons, scores, strict=True)
-            for chosen, rejected in comparison.pairs()
-        ],
-        "longer wins": length_margins(texts),
-        **({"bag of words": words.margins(texts)} if words else {}),
-    }
-    owners = [comparison for comparison in comparisons for _ in comparison.pairs()]
-    return JudgedPairs(name, [owner.id for owner in owners], [owner.prompt_id for owner in owners], margins)
+    pairs.margins[LONGER] = length_margins(texts)
+    if words:
+        pairs.margins[WORDS] = words.margins(texts)
+    return pairs
 
 
-def pooled(judged: Sequence[JudgedPairs]) -> JudgedPairs:
-    """The pairs of all files as one."""
-    return JudgedPairs(
-        TOTAL,
-        [item for pairs in judged for item in pairs.ids],
-        [item for pairs in judged for item in pairs.prompt_ids],
-        {name: [margin for pairs in judged for margin in pairs.margins[name]] for name in judged[0].margins},
-    )
-
-
-def estimates(judged: Sequence[JudgedPairs]) -> dict[str, dict[str, Any]]:
+def by_file(judged: Sequence[JudgedPairs]) -> dict[str, Any]:
     """Accuracy, mean margin and lead over the baselines by file, all with intervals by prompt."""
-    result: dict[str, dict[str, Any]] = {"accuracy": {}, "mean_margin": {}, "lead": {}}
+    result: dict[str, Any] = {"accuracy": {}, "mean_margin": {}, "lead": {}}
     for pairs in judged:
         ours = pairs.margins[MODEL]
+        baselines = {name: margins for name, margins in pairs.margins.items() if name in (LONGER, WORDS)}
         result["accuracy"][pairs.name] = {
-            name: pair_accuracy(margins, pairs.prompt_ids).to_dict() for name, margins in pairs.margins.items()
+            name: pair_accuracy(margins, pairs.prompt_ids).to_dict()
+            for name, margins in {MODEL: ours, **baselines}.items()
         }
         result["mean_margin"][pairs.name] = bootstrap_mean(ours, groups=pairs.prompt_ids).to_dict()
         result["lead"][pairs.name] = {
-            f"over {name}": lead(ours, margins, pairs.prompt_ids).to_dict()
-            for name, margins in pairs.margins.items()
-            if name != MODEL
+            f"over {name}": lead(ours, margins, pairs.prompt_ids).to_dict() for name, margins in baselines.items()
         }
     return result
 
 
-def lead(margins: Sequence[float], others: Sequence[float], groups: Sequence[Hashable]) -> Estimate:
-    """Difference of two accuracies on the same pairs, with the interval of the paired difference."""
-    differences = [correct(ours) - correct(theirs) for ours, theirs in zip(margins, others, strict=True)]
-    return bootstrap_mean(differences, groups=groups)
+def over_all(pairs: JudgedPairs, comparisons: Sequence[Comparison], members: Sequence[Scores]) -> dict[str, Any]:
+    """What is measured on the pairs of all files together."""
+    scores = scores_by_name(members)[MODEL]
+    found: dict[str, Any] = {
+        "accuracy_by_source": _plain(accuracy_by_source(pairs)),
+        "accuracy_by_strength": _plain(accuracy_by_strength(pairs)),
+        "calibration": calibration(pairs.margins[MODEL], pairs.prompt_ids),
+        "length": length_figures(pairs, comparisons, scores),
+        "position": position_figures(pairs),
+    }
+    return found | ({"ensemble": ensemble_figures(pairs, members)} if len(members) > 1 else {})
 
 
-def correct(margin: float) -> float:
-    """1 for a pair ordered as the annotator did, one half for a tie, 0 else."""
-    return 0.5 if margin == 0 else float(margin > 0)
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: estimate.to_dict() for name, estimate in estimates.items()}
 
 
-def pair_rows(pairs: JudgedPairs) -> list[dict[str, Any]]:
-    """One row for each pair, with every scorer's margin."""
-    return [
-        {
-            "file": pairs.name,
-            "id": identifier,
-            "prompt_id": prompt_id,
-            "margins": {name: margins[index] for name, margins in pairs.margins.items()},
-        }
-        for index, (identifier, prompt_id) in enumerate(zip(pairs.ids, pairs.prompt_ids, strict=True))
-    ]
-
-
-def table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Accuracies and mean margins as text, one line for each file and scorer."""
+def table(metrics: Mapping[str, Any]) -> str:
+    """Accuracies and mean margins as text, one line for each file and scorer; calibration and length below."""
     lines = [f"{'file':<36}{'':<16}{'accuracy':>9}  {'95 % interval':<18}{'pairs':>6}"]
     for file, scorers in metrics["accuracy"].items():
         rows = {**scorers, "(mean margin)": metrics["mean_margin"][file]}
         for name, value in rows.items():
             interval = "" if value["low"] is None else f"[{value['low']:.3f}, {value['high']:.3f}]"
             lines.append(f"{file:<36}{name:<16}{value['value']:>9.3f}  {interval:<18}{value['n']:>6}")
+    found, length = metrics["calibration"], metrics["length"]["spearman"]
+    lines.append(
+        f"ECE {found['before']['ece']:.3f}, with temperature {found['temperature']:.3g} {found['after']['ece']:.3f}; "
+        f"rank correlation of score and length {'none' if length is None else f'{length:.2f}'}"
+    )
     return "\n".join(lines)
 
 

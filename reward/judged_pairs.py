@@ -12,10 +12,16 @@ import torch
 from rlhf.algorithms.ensemble import ensemble_score
 from rlhf.data.comparisons import Comparison
 
+TOTAL = "all"
 MODEL = "reward model"
 MEMBER = "member"
 MINIMUM = "minimum"
 MEAN_LESS_DEVIATION = "mean less deviation"
+ENSEMBLE_RULES: dict[str, dict[str, Any]] = {
+    MODEL: {"rule": "mean"},
+    MINIMUM: {"rule": "min"},
+    MEAN_LESS_DEVIATION: {"penalty": 1.0},
+}
 
 Scores = Sequence[Sequence[float]]  # [comparisons][responses]
 
@@ -76,6 +82,16 @@ def judge_pairs(name: str, comparisons: Sequence[Comparison], scores: Mapping[st
     return JudgedPairs(name, owners, pairs, margins)
 
 
+def pooled(judged: Sequence[JudgedPairs]) -> JudgedPairs:
+    """The pairs of all sets as one, in their order."""
+    return JudgedPairs(
+        TOTAL,
+        [owner for pairs in judged for owner in pairs.owners],
+        [pair for pairs in judged for pair in pairs.pairs],
+        {name: [margin for pairs in judged for margin in pairs.margins[name]] for name in judged[0].margins},
+    )
+
+
 def scores_by_name(members: Sequence[Scores]) -> dict[str, Scores]:
     """The score of a reward model; of an ensemble the mean of its members, minimum, mean less deviation, and each.
 
@@ -85,9 +101,9 @@ def scores_by_name(members: Sequence[Scores]) -> dict[str, Scores]:
     if len(members) == 1:
         return {MODEL: members[0]}
     stacked = [torch.tensor(rows, dtype=torch.float64) for rows in zip(*members, strict=True)]
-    rules: dict[str, dict[str, Any]] = {MODEL: {}, MINIMUM: {"rule": "min"}, MEAN_LESS_DEVIATION: {"penalty": 1.0}}
     combined: dict[str, Scores] = {
-        name: [ensemble_score(scores, **rule)[0].tolist() for scores in stacked] for name, rule in rules.items()
+        name: [ensemble_score(scores, **rule)[0].tolist() for scores in stacked]
+        for name, rule in ENSEMBLE_RULES.items()
     }
     return combined | {f"{MEMBER} {number}": scores for number, scores in enumerate(members, start=1)}
 

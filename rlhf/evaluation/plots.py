@@ -85,7 +85,34 @@ def line_plot(
         return _figure_html(figure, caption)
 
 
-def distribution_plot(groups: Mapping[str, Sequence[float]], *, x_label: str, caption: str, num_bins: int = 20) -> str:
+def reliability_plot(series: Mapping[str, Sequence[tuple[float, Estimate]]], *, x_label: str, caption: str) -> str:
+    """Accuracy over what was claimed, with a diagonal where the two are one. `series`: name -> (claimed, accuracy)."""
+    _check_series(series)
+    with _drawing(height=2.9) as (figure, axes):
+        least = min(claimed for points in series.values() for claimed, _ in points)
+        axes.plot([least, 1], [least, 1], color=INK, linewidth=1, linestyle=(0, (3, 2)))
+        for index, (name, points) in enumerate(series.items()):
+            claimed, style = [x for x, _ in points], _line_style(index)
+            axes.vlines(
+                claimed, [y.low for _, y in points], [y.high for _, y in points], color=style["color"], alpha=0.35
+            )
+            values = [y.value for _, y in points]
+            axes.plot(claimed, values, marker="o", markersize=3, label=_label(name), **style)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel(_label(x_label, AXIS_LABEL_LENGTH))
+        axes.set_ylabel("accuracy")
+        _legend(figure, len(series))
+        return _figure_html(figure, caption)
+
+
+def distribution_plot(
+    groups: Mapping[str, Sequence[float]],
+    *,
+    x_label: str,
+    caption: str,
+    num_bins: int = 20,
+    y_label: str = "share of responses",
+) -> str:
     """Histograms of up to five groups over common bins, e.g. scores before and after training.
 
     Heights are shares of the group, so that groups of different size compare; a triangle marks each mean.
@@ -111,7 +138,7 @@ def distribution_plot(groups: Mapping[str, Sequence[float]], *, x_label: str, ca
             axes.plot([values.mean()], [top * 1.07], marker="v", color=style["color"], linestyle="none")
         axes.set_ylim(0, top * 1.15)
         axes.set_xlabel(_label(x_label, AXIS_LABEL_LENGTH))
-        axes.set_ylabel("share of responses")
+        axes.set_ylabel(y_label)
         _legend(figure, len(groups))
         return _figure_html(figure, caption)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reward import evaluate_reward
 from rlhf.data.comparisons import read_comparisons
 from rlhf.data.folds import held_out_fold
 
@@ -40,3 +41,26 @@ def test_a_run_holds_its_members_and_the_margins_of_its_fold(ensemble, data) -> 
     for number in (1, 2):
         manifest = json.loads((ensemble / f"member_{number}" / "manifest.json").read_text())
         assert (manifest["member"], manifest["status"]) == (number, "finished")
+
+
+def test_its_fold_is_evaluated_with_every_member_beside_the_mean(ensemble, data, capsys) -> None:
+    file = str(data / "pairs.jsonl")
+    evaluate_reward.main([str(ensemble), file, "--folds", "3", "--fold", "1", "--baseline_train_file", file])
+    assert "report.html" in capsys.readouterr().out
+    metrics = json.loads((ensemble / "evaluation" / "metrics.json").read_text())
+    trained = json.loads((ensemble / "metrics.json").read_text())
+    assert metrics["accuracy"]["pairs"]["reward model"] == trained["eval_accuracy"]
+    assert set(metrics["ensemble"]["accuracy"]) == {
+        "reward model",
+        "minimum",
+        "mean less deviation",
+        "member 1",
+        "member 2",
+    }
+    rows = [json.loads(line) for line in (ensemble / "evaluation" / "pairs.jsonl").read_text().splitlines()]
+    before = [json.loads(line) for line in (ensemble / "pairs.jsonl").read_text().splitlines()]
+    for row, earlier in zip(rows, before, strict=True):
+        assert row["id"] == earlier["id"]
+        for name, margin in earlier["margins"].items():
+            assert row["margins"][name] == pytest.approx(margin, abs=1e-4)
+    assert "<h2>Ensemble</h2>" in (ensemble / "evaluation" / "report.html").read_text()
