@@ -103,5 +103,5 @@ def test_wrong_input_is_refused_before_a_run_begins(arguments, words, data, tmp_
     assert refused.value.code == 2
     said = capsys.readouterr().err
     assert words in said
-    assert said.splitlines()[-1].startswith("error: ")
+    assert sum(line.startswith("error: ") for line in said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
