@@ -47,8 +47,7 @@ def reliability(margins: Sequence[float], groups: Sequence[str], num_bins: int) 
         num_bins: at most this many, ascending.
     """
     confidence, correct = _confidence(margins), _correct(margins)
-    inner = np.quantile(confidence, np.linspace(0, 1, num_bins + 1))[1:-1]
-    index = np.searchsorted(inner, confidence, side="right")
+    index = _bin_of_each(confidence, num_bins)
     bins = []
     for number in np.unique(index):
         inside = np.flatnonzero(index == number).tolist()
@@ -61,6 +60,15 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
     """Mean distance of accuracy from confidence over the bins, by their pairs (Guo et al., arXiv 1706.04599, eq. 3)."""
     total = sum(one.accuracy.n for one in bins)
     return sum(one.accuracy.n * abs(one.accuracy.value - one.confidence) for one in bins) / total
+
+
+def error_by_chance(margins: Sequence[float], num_bins: int, *, num_draws: int = 200, seed: int = 0) -> float:
+    """The ECE to expect of these confidences if they were right: few pairs in a bin are off by chance alone."""
+    confidence = _confidence(margins)
+    index = _bin_of_each(confidence, num_bins)
+    drawn = np.random.default_rng(seed).random((num_draws, confidence.size)) < confidence
+    off = [np.abs((drawn - confidence)[:, index == number].sum(axis=1)) for number in np.unique(index)]
+    return float(sum(off).mean()) / confidence.size
 
 
 def log_loss(margins: Sequence[float]) -> float:
@@ -121,11 +129,17 @@ def calibration(margins: Sequence[float], groups: Sequence[str]) -> dict[str, An
         bins = reliability(numbers, groups, num_bins)
         found[name] = {
             "ece": expected_calibration_error(bins),
+            "ece_by_chance": error_by_chance(numbers, num_bins),
             "log_loss": log_loss(numbers),
             "brier": brier_score(numbers),
             "bins": [one.to_dict() for one in bins],
         }
     return found
+
+
+def _bin_of_each(confidence: np.ndarray, num_bins: int) -> np.ndarray:
+    inner = np.quantile(confidence, np.linspace(0, 1, num_bins + 1))[1:-1]
+    return np.searchsorted(inner, confidence, side="right")
 
 
 def _confidence(margins: Sequence[float]) -> np.ndarray:

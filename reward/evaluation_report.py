@@ -117,13 +117,18 @@ def _calibration(found: Mapping[str, Any]) -> list[str]:
     )
     rows = [
         [label, found["before"][key], found["after"][key]]
-        for key, label in (("ece", "ECE"), ("log_loss", "log-loss, nats"), ("brier", "Brier score"))
+        for key, label in (
+            ("ece", "ECE"),
+            ("ece_by_chance", "ECE by chance"),
+            ("log_loss", "log-loss, nats"),
+            ("brier", "Brier score"),
+        )
     ]
     words = (
         f"The temperature is {found['temperature']:.3g}: margins over it are the likeliest log-odds. Scores are scaled "
         "to deviation 1, not to log-odds, so a temperature other than 1 is no fault. The figures with temperature are "
-        "of pairs that it was not fitted on, by five folds. A model that knows nothing has log-loss 0.693 and Brier "
-        "score 0.25."
+        "of pairs that it was not fitted on, by five folds. ECE by chance is what a model that is right about its "
+        "confidence would show on this many pairs; one that knows nothing has log-loss 0.693 and Brier score 0.25."
     )
     return [prose(words), side_by_side(drawn, figures_table(["", "as it is", "with temperature"], rows))]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rlhf.algorithms.ensemble import RULES
 from rlhf.engine.rollout_engines import ENGINES
+from rlhf.engine.sources import reward_members
 from rlhf.training.arguments import StageArguments, path_field
 from rlhf.training.monitor_settings import read_limits, read_reactions
 from rlhf.training.scoring import FAILED
@@ -58,7 +59,8 @@ class PPOArguments(StageArguments):
 
     prompt_file: list[str] = path_field("Prompts to sample from: JSON Lines with a `prompt`.", several=True)
     reward_model: list[str] = path_field(
-        "Run folder of the reward model, or of several as an ensemble. Beside it or instead: --scorer.", several=True
+        "Run folder of the reward model, of an ensemble, or of several as one. Beside it or instead: --scorer.",
+        several=True,
     )
     reward_model_weight: float = field(
         default=1.0, metadata={"help": "Weight of the reward model in the score, usually 1."}
@@ -225,6 +227,7 @@ class PPOArguments(StageArguments):
             value = getattr(self, name)
             if value is None or isinstance(value, str):
                 setattr(self, name, [value] if value else [])
+        self.reward_model = [str(member) for folder in self.reward_model for member in reward_members(folder)]
         for name in ("save_strategy", "logging_strategy"):
             if str(getattr(self, name).value) == "epoch":
                 raise ValueError(f"{name} is epoch: PPO counts rollouts; choose steps or no")
@@ -347,7 +350,7 @@ class PPOArguments(StageArguments):
             raise ValueError(f"keep is {self.keep!r}: choose best or last")
         if self.keep == "best" and not has_judge:
             raise ValueError("keep is best, but nobody judges: name a --judge_model or a --judge")
-        if self.judge_model in self.reward_model:
+        if self.judge_model and {self.judge_model, *map(str, reward_members(self.judge_model))} & {*self.reward_model}:
             raise ValueError(
                 f"judge_model is {self.judge_model}, which is in the score too: a judge must stand outside of it"
             )

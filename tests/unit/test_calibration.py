@@ -12,6 +12,7 @@ from reward.calibration import (
     brier_score,
     calibration,
     cross_fitted,
+    error_by_chance,
     expected_calibration_error,
     fit_temperature,
     log_loss,
@@ -73,6 +74,16 @@ def test_hand_worked_values() -> None:
     assert brier_score(margins) == pytest.approx(0.75 * 0.25**2 + 0.25 * 0.75**2)
     assert log_loss([0.0]) == pytest.approx(math.log(2))
     assert brier_score([0.0]) == 0.25
+
+
+def test_chance_alone_makes_few_pairs_look_miscalibrated() -> None:
+    for count in (300, 3000):
+        errors = [
+            expected_calibration_error(reliability(drawn(1.0, count, seed), prompts(count), 15)) for seed in range(1, 9)
+        ]
+        assert error_by_chance(drawn(1.0, count), 15) == pytest.approx(float(np.mean(errors)), rel=0.15)
+    # one pair of confidence 3/4 is off by 1/4 three times in four, else by 3/4
+    assert error_by_chance([math.log(3)], 1, num_draws=20000) == pytest.approx(0.375, abs=0.01)
 
 
 def test_bins_hold_equally_many_pairs_and_never_too_few() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,19 @@ def test_parents_carry_the_names_of_their_folders(members, base, tmp_path) -> No
 def test_settings_that_do_not_fit_are_refused(settings, words, tmp_path) -> None:
     with pytest.raises(ValueError, match=words):
         arguments(tmp_path, **settings)
+
+
+def test_the_run_of_an_ensemble_stands_for_its_members(members, base, tmp_path) -> None:
+    run = tmp_path / "ensemble"
+    for number, folder in enumerate(members, start=1):
+        shutil.copytree(folder, run / f"member_{number}")
+    shutil.copytree(members[0], run, dirs_exist_ok=True)
+    parts = [str(run / "member_1"), str(run / "member_2")]
+    args = arguments(tmp_path, reward_model=str(run), ensemble_rule="min")
+    assert args.reward_model == parts
+    assert set(check_reward_models(args.reward_model, base)) == {"reward_model_member_1", "reward_model_member_2"}
+    alone = arguments(tmp_path, reward_model=parts[0], judge_model=parts[1])
+    assert (alone.reward_model, alone.judge_model) == (parts[:1], parts[1])
+    for judge in (str(run), parts[1]):
+        with pytest.raises(ValueError, match="a judge must stand outside of it"):
+            arguments(tmp_path, reward_model=str(run), judge_model=judge)
