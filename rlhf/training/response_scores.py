@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.distributed
 
 from rlhf.algorithms.ensemble import ensemble_score
 from rlhf.engine.backbone import Role, RoleOutput
@@ -81,7 +82,7 @@ class ScoreSources:
         except RunStopped as error:
             stopped = error
         if sum_over_processes(int(stopped is not None)) > 0:
-            raise stopped or ScorerError("a scorer gave no usable score in another process, which says more")
+            raise ScorerError(_first_said(stopped)) from stopped
         for batch in rollout:
             parts = [weight * batch.scores_by_name[name] for name, weight in self.weights.items()]
             batch.scores = torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
@@ -96,3 +97,12 @@ class ScoreSources:
             scores = torch.tensor(given, dtype=torch.float32).split([len(batch.texts) for batch in rollout])
             for batch, part in zip(rollout, scores, strict=True):
                 batch.scores_by_name[scorer.name] = part.to(batch.packed.target_ids.device)
+
+
+def _first_said(stopped: RunStopped | None) -> str:
+    """What the first process said that a scorer failed in; every process must call it."""
+    said = [None if stopped is None else str(stopped)]
+    if torch.distributed.is_initialized():
+        said *= torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(said, said[0])
+    return next((text for text in said if text), "a scorer gave no usable score in another process")
