@@ -201,3 +201,18 @@ def test_a_stored_rollout_teaches_two_processes_the_same(
     assert max(row["policy/clip_fraction"] for row in found["rows"]) > 0
     share = found["weights_held"] / learned_alone["weights_held"]
     assert share == 1 if zero_stage == 2 else share == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.slow
+def test_an_ensemble_learns_under_zero3_what_it_learns_in_one_process(
+    arguments, launch, zero3_tiny, rlhf, tmp_path
+) -> None:
+    members = ["--num_members", "2", "--max_grad_norm", "100"]  # DeepSpeed clips all members together
+    rlhf("reward", *arguments("reward", 1), *members, "--output_dir", tmp_path / "alone")
+    script = ROOT / SCRIPTS["reward"]
+    launch(zero3_tiny, script, *arguments("reward", 2), *members, "--output_dir", tmp_path / "together")
+    assert_same_losses(logged(tmp_path / "together"), logged(tmp_path / "alone"))
+    for name in ("adapter_model.safetensors", "reward_head.safetensors"):
+        expected = load_file(tmp_path / "alone" / "member_2" / name)
+        for key, tensor in load_file(tmp_path / "together" / "member_2" / name).items():
+            assert tensor.allclose(expected[key], atol=1e-4), key
