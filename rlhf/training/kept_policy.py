@@ -1,8 +1,8 @@
 """The policy that a run keeps: the best by a judge that is not in the score, not the last.
 
 The rollout of a step measures the policy as it is before that step's update. One rollout is noisy, and the best of
-many noisy ones is a lucky one, so a policy counts by the mean of three: its own rollout, the one before and the one
-after. Hence the first policy and the last two are never kept.
+many noisy ones is a lucky one, so a policy counts by three: half by its own rollout, a quarter each by the one before
+and the one after. Hence the first policy and the last two are never kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-WINDOW = 3
+WEIGHTS = (0.25, 0.5, 0.25)
+WINDOW = len(WEIGHTS)
 STATE = "kept_policy.json"
 BEST, LATEST = "best_policy.safetensors", "latest_policy.safetensors"
 
@@ -59,8 +60,8 @@ class KeptPolicy:
         if len(self.rollouts) == WINDOW:
             smoothed = Judged(
                 step=self.rollouts[1].step,
-                judge_score=sum(one.judge_score for one in self.rollouts) / WINDOW,
-                score=sum(one.score for one in self.rollouts) / WINDOW,
+                judge_score=sum(w * one.judge_score for w, one in zip(WEIGHTS, self.rollouts, strict=True)),
+                score=sum(w * one.score for w, one in zip(WEIGHTS, self.rollouts, strict=True)),
             )
             if self.best is None or smoothed.judge_score > self.best.judge_score:
                 self.best, self._best = smoothed, self._latest

@@ -24,11 +24,11 @@ def followed(judge_scores: list[float], kept: KeptPolicy | None = None, first: i
 
 def test_the_middle_of_the_best_three_is_kept() -> None:
     kept = followed([0.0, 0.2, 0.5, 0.6, 0.5, 0.1, 0.0])
-    assert kept.best == Judged(3, pytest.approx(1.6 / 3), 3.0)
+    assert kept.best == Judged(3, pytest.approx(0.5 / 4 + 0.6 / 2 + 0.5 / 4), 3.0)
     assert kept.adapter["lora_A"].equal(adapter(3)["lora_A"])
     assert kept.metrics() == {
         "kept/step": 3,
-        "kept/judge_score": pytest.approx(1.6 / 3),
+        "kept/judge_score": pytest.approx(0.55),
         "kept/score": 3.0,
         "last/judge_score": 0.0,
         "last/score": 6.0,
@@ -36,7 +36,7 @@ def test_the_middle_of_the_best_three_is_kept() -> None:
 
 
 def test_a_lucky_rollout_does_not_win_over_three_good_ones() -> None:
-    # means of three: .3 around the lucky one, .6 around step 5
+    # .45 for the lucky one, .6 for step 5
     kept = followed([0.0, 0.9, 0.0, 0.0, 0.6, 0.6, 0.6, 0.0])
     assert kept.best is not None
     assert kept.best.step == 5
@@ -75,3 +75,10 @@ def test_a_checkpoint_without_a_judge_starts_anew(tmp_path: Path) -> None:
     kept = KeptPolicy()
     kept.load(tmp_path)
     assert kept.best is None
+
+
+def test_it_says_in_words_what_is_kept() -> None:
+    assert str(followed([0.0, 0.25, 0.5, 0.25])) == (
+        "kept the policy after 2 updates: judge 0.375, score 2; at the last rollout 0.25 and 3"
+    )
+    assert "fewer than 3" in str(followed([1.0]))
