@@ -41,8 +41,8 @@ class HttpScorer:
     """Posts `{"prompts": [[{role, content}]], "responses": [text]}` and reads `{"scores": [number]}`.
 
     Connection errors, timeouts and the answers 429 and 5xx are tried again, after waits that double and vary; other
-    answers are not. The environment's RLHF_SCORER_API_KEY is sent as a bearer key. Proxies that the environment names
-    are used, but not for an address of this machine.
+    answers are not. The environment's RLHF_SCORER_API_KEY is sent as a bearer key, and stands in no message. Proxies
+    that the environment names are used, but not for an address of this machine.
 
     Args:
         name: the scorer's.
@@ -52,7 +52,7 @@ class HttpScorer:
         batch_size: responses in one request.
 
     Raises:
-        ValueError: the address is none, or holds a name, a key or a query.
+        ValueError: the address is none, or holds a name, a key or a query; or the key cannot be sent.
     """
 
     def __init__(self, name: str, url: str, *, timeout: float, retries: int, batch_size: int):
@@ -62,10 +62,9 @@ class HttpScorer:
         self.timeout = timeout
         self.retries = retries
         self.batch_size = batch_size
-        key = os.environ.get(API_KEY_VARIABLE)
-        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._key = _key_of_environment()
         self.is_local = _is_loopback(httpx.URL(url).host)
-        if key and url.startswith("http://") and not self.is_local:
+        if self._key and httpx.URL(url).scheme == "http" and not self.is_local:
             logger.warning("scorer %s: %s goes over the network unencrypted; use https", name, API_KEY_VARIABLE)
         self._random = random.Random()  # waits draw from no generator that the run's results depend on
 
@@ -91,7 +90,8 @@ class HttpScorer:
             ScoringFailure: a batch got no list of scores, or of another length.
         """
         scores: list[Any] = []
-        with httpx.Client(headers=self.headers, timeout=self.timeout, trust_env=not self.is_local) as client:
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        with httpx.Client(headers=headers, timeout=self.timeout, trust_env=not self.is_local) as client:
             for start in range(0, len(responses), self.batch_size):
                 batch = slice(start, start + self.batch_size)
                 body: dict[str, list[Any]] = {
@@ -109,7 +109,7 @@ class HttpScorer:
         try:
             scores = answer.json()["scores"]
         except (ValueError, KeyError, TypeError):
-            raise ScoringFailure(f"at {self.url} answered without scores: {_shown(answer.text)}") from None
+            raise ScoringFailure(f"at {self.url} answered without scores: {self._shown(answer.text)}") from None
         if not isinstance(scores, list):
             raise ScoringFailure(f"at {self.url} gave a {type(scores).__name__} as scores, where a list is expected")
         if len(scores) != len(body["responses"]):
@@ -147,10 +147,15 @@ class HttpScorer:
         whole = httpx.Response(answer.status_code, headers=_plain_headers(answer), content=b"".join(chunks))
         if whole.is_success:
             return whole
-        said = f"answered with status {whole.status_code}: {_shown(whole.text)}"
+        said = f"answered with status {whole.status_code}: {self._shown(whole.text)}"
         if whole.status_code == TOO_MANY_REQUESTS or whole.is_server_error:
             raise _Retryable(said, retry_after(whole.headers.get("Retry-After")))
         raise ScoringFailure(f"at {self.url} {said}")
+
+    def _shown(self, text: str) -> str:
+        """The beginning of an answer, without the key that a refusal may repeat."""
+        text = text.replace(self._key, "[key]") if self._key else text
+        return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def check_address(url: str) -> None:
@@ -170,6 +175,18 @@ def check_address(url: str) -> None:
         raise ValueError(f"scorer is {url!r}, which is no address ({error})") from None
     if not host:
         raise ValueError(f"scorer is {url!r}, which names no host; an address is like http://localhost:8000/score")
+
+
+def _key_of_environment() -> str:
+    """The key, without the line break that a file leaves behind it; empty where there is none.
+
+    Raises:
+        ValueError: it cannot stand in a header, whose own refusal would show it.
+    """
+    key = os.environ.get(API_KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{API_KEY_VARIABLE} holds a line break or a character outside ASCII: give it the key alone")
+    return key
 
 
 def retry_after(header: str | None) -> float | None:
@@ -197,7 +214,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

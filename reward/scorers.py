@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -90,12 +92,13 @@ def build_scorers(specs: Sequence[str], *, timeout: float, retries: int, batch_s
     names = [name for name, _ in named]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"two scorers are called {twice[0]}: give them names, as in first={named[0][1]}")
+        spec = dict(named)[twice[0]]
+        raise ValueError(f"two scorers are called {twice[0]}: give one another name, as in second={spec}")
     return [_build(name, spec, timeout=timeout, retries=retries, batch_size=batch_size) for name, spec in named]
 
 
 def load_scorer(spec: str, name: str | None = None) -> FunctionScorer:
-    """Import the function `module:function`.
+    """Import the function `module:function`, looked for in the current folder last, so that it shadows nothing.
 
     Raises:
         ValueError: the spec has another form, the module cannot be imported, or the function is not there or cannot
@@ -104,6 +107,8 @@ def load_scorer(spec: str, name: str | None = None) -> FunctionScorer:
     module_name, _, function_name = spec.partition(":")
     if not module_name or not function_name:
         raise ValueError(f"scorer is {spec!r}: name a function as module:function, such as my_rewards:brevity")
+    if os.getcwd() not in sys.path:  # as it is not when accelerate launches a file
+        sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may raise anything, and the run must not start
@@ -157,7 +162,7 @@ def _with_name(spec: str) -> tuple[str, str]:
 
 
 def _is_address(spec: str) -> bool:
-    return spec.startswith(("http://", "https://"))
+    return spec.lower().startswith(("http://", "https://"))
 
 
 def _check_signature(spec: str, function: Callable[..., Any]) -> None:

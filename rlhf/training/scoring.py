@@ -17,6 +17,7 @@ FAILED = ("stop", "leave_out")
 # Single calls that may fail before the scorer is taken to be down, and not the responses to be at fault.
 FIRST_CALLS = 3
 SHOWN_CHARACTERS = 120
+LARGEST_SCORE = 3.4028234663852886e38  # of a float32, in which training goes on with it
 
 
 class ScoringFailure(Exception):
@@ -35,7 +36,7 @@ class ScoringFailure(Exception):
 def score_responses(
     scorer: ResponseScorer, prompts: Sequence[Sequence[Message]], responses: Sequence[str], *, failed: str
 ) -> list[float]:
-    """`[n]` scores of `[n]` responses, each a finite number or, if `failed` is "leave_out", NaN.
+    """`[n]` scores of `[n]` responses, each a number that is finite in float32 or, if `failed` is "leave_out", NaN.
 
     Args:
         scorer: what is asked.
@@ -76,7 +77,7 @@ def _ask(scorer: ResponseScorer, prompts: Sequence[Sequence[Message]], responses
     """`[n]` values that are not looked at yet."""
     try:
         given: Any = scorer.score(prompts, responses)
-        values = None if isinstance(given, str | bytes | Mapping | Set) else list(given)
+        values = None if isinstance(given, str | bytes | Mapping | Set | None) else list(given)
     except (RunStopped, ScoringFailure):
         raise
     except Exception as error:  # whatever a user's code raises is what it gave
@@ -106,22 +107,23 @@ def _ask_one_by_one(
 
 
 def _number(value: Any) -> float:
-    """The value as a float, NaN for what is no single number; text is none, whatever it says."""
+    """The value as a float, NaN for what is no single finite number; text is none, whatever it says."""
     if value is None or isinstance(value, str | bytes | ScoringFailure) or getattr(value, "ndim", False):
         return math.nan
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
+    return number if abs(number) <= LARGEST_SCORE else math.nan
 
 
 def _error(
     scorer: ResponseScorer, what: str, prompts: Sequence[Sequence[Message]], responses: Sequence[str], index: int
 ) -> ScorerError:
     return ScorerError(
-        f"scorer {scorer.name} {what}; {_place(prompts, responses, index)}. It must give one finite number for each "
-        "response: mend it and go on with --resume_from_checkpoint latest, or leave such responses out with "
-        "--failed_scores leave_out"
+        f"scorer {scorer.name} {what}; {_place(prompts, responses, index)}. It must give one number, finite in "
+        "single precision, for each response: mend it and go on with --resume_from_checkpoint latest, or leave such "
+        "responses out with --failed_scores leave_out"
     )
 
 

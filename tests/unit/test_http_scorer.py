@@ -62,6 +62,31 @@ def test_the_key_of_the_environment_is_sent(serve, monkeypatch) -> None:
     assert server.keys == ["Bearer sesame"]
 
 
+@pytest.mark.parametrize("key", ["sesame\n", " sesame\r\n"])
+def test_a_line_break_that_a_file_left_behind_the_key_is_not_sent(serve, monkeypatch, key) -> None:
+    server = serve(lengths)
+    monkeypatch.setenv("RLHF_SCORER_API_KEY", key)
+    scorer_of(server).score(PROMPTS[:1], RESPONSES[:1])
+    assert server.keys == ["Bearer sesame"]
+
+
+@pytest.mark.parametrize("key", ["ses\name", "sesam\u00e9", "ses\x07ame"])
+def test_a_key_that_no_header_takes_is_refused_and_not_shown(monkeypatch, key) -> None:
+    monkeypatch.setenv("RLHF_SCORER_API_KEY", key)
+    with pytest.raises(ValueError, match="RLHF_SCORER_API_KEY holds a line break or a character") as caught:
+        build_scorers(["http://localhost:9/score"], timeout=1.0, retries=0, batch_size=1)
+    assert "ses" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_a_key_that_the_server_repeats_is_not_shown(serve, monkeypatch, status) -> None:
+    server = serve(lambda body, number: Answer("no access for sesame", status))
+    monkeypatch.setenv("RLHF_SCORER_API_KEY", "sesame")
+    with pytest.raises(ScoringFailure, match=r"no access for \[key\]") as caught:
+        scorer_of(server, retries=0).score(PROMPTS[:1], RESPONSES[:1])
+    assert "sesame" not in str(caught.value)
+
+
 def test_proxies_of_the_environment_are_not_asked_for_this_machine(serve, monkeypatch) -> None:
     server = serve(lengths)
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
@@ -222,7 +247,7 @@ def test_an_address_is_asked_for_one_score_before_a_run(serve) -> None:
     "url",
     [
         *("http://me:secret@localhost/score", "https://secret@localhost", "http://localhost/score?api_key=secret"),
-        *("judge=http://localhost/score?key=secret", "http://localhost/score#secret"),
+        *("judge=http://localhost/score?key=secret", "http://localhost/score#secret", "HTTP://me:secret@localhost/"),
     ],
 )
 def test_an_address_with_a_key_is_refused_and_not_shown(url) -> None:

@@ -89,8 +89,18 @@ def test_scorers_are_called_by_their_function_or_by_the_name_before_them(rewards
 
 def test_two_scorers_of_one_name_are_refused(rewards_module) -> None:
     rewards_module.brevity = lambda prompts, responses: [0.0] * len(responses)
-    with pytest.raises(ValueError, match="two scorers are called brevity: give them names, as in first=rewards"):
-        build("rewards_of_a_user:brevity", "other=rewards_of_a_user:brevity", "rewards_of_a_user:brevity")
+    with pytest.raises(ValueError, match="two scorers are called brevity: give one another name, as in second=rewards"):
+        build("other=rewards_of_a_user:brevity", "rewards_of_a_user:brevity", "rewards_of_a_user:brevity")
+
+
+def test_a_module_is_found_in_the_current_folder_and_shadows_nothing(tmp_path, monkeypatch) -> None:
+    for name in ("rewards_lying_here", "reward"):
+        (tmp_path / f"{name}.py").write_text("def score(prompts, responses): return [1.0] * len(responses)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # as when accelerate launches a file
+    assert load_scorer("rewards_lying_here:score").score([], []) == []
+    with pytest.raises(ValueError, match="reward has no score"):
+        load_scorer("reward:score")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,19 @@ def test_nothing_is_asked_for_no_responses() -> None:
     assert scorer.calls == []
 
 
-WRONG_VALUES = [math.nan, math.inf, -math.inf, None, "0.5", [1.0], 1j, 10**400, np.array([1.0]), torch.tensor(math.nan)]
+WRONG_VALUES = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    None,
+    "0.5",
+    [1.0],
+    1j,
+    10**400,
+    1e39,
+    np.array([1.0]),
+    torch.tensor(math.nan),
+]
 
 
 @pytest.mark.parametrize("value", WRONG_VALUES, ids=repr)
@@ -107,7 +119,7 @@ FAULTS = [
     (raising, "raised TimeoutError: no answer in 3 s"),
     (miscounting, "gave 6 scores for 5 responses"),
     (mapping, "gave a dict where a list of numbers is expected"),
-    (nothing, "raised TypeError"),
+    (nothing, "gave a NoneType where a list of numbers is expected"),
 ]
 
 
