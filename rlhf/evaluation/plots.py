@@ -219,6 +219,8 @@ def _legend(figure: Figure, num_series: int) -> None:
 def _label(text: str, length: int = LABEL_LENGTH) -> str:
     """The text on one line, without its middle when long: a name must not push the plot off the page."""
     text = " ".join(shown(text).split())
+    if text.startswith("_"):  # which matplotlib leaves out of its legends
+        text = f"\N{ZERO WIDTH SPACE}{text}"
     if len(text) <= length:
         return text
     kept = (length - 1) // 2

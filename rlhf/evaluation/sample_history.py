@@ -43,7 +43,9 @@ def _spread(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def prompt_text(prompt: Any) -> str:
-    """The messages of a prompt as one text."""
+    """The messages of a prompt, or a prompt that is text already, as one text."""
+    if isinstance(prompt, str):
+        return prompt
     if len(prompt) == 1:
         return str(prompt[0]["content"])
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

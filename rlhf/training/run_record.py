@@ -73,7 +73,7 @@ class RunRecord:
         if self.manifest.get("status") == "finished":
             return "finished"
         stops = [alarm for alarm in self.alarms if alarm.get("severity") == "stop"]
-        if stops:
+        if stops and stops[-1].get("step", 0) >= self.last_step:  # else the run was resumed and went on
             return f"stopped at step {stops[-1].get('step')} by the monitor {stops[-1].get('monitor')}"
         return "not finished"
 

@@ -152,6 +152,13 @@ def test_labels_are_words_and_no_mathematics() -> None:
     assert "costs $5 or $6" in drawn
 
 
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
+    curve = ([1.0, 2.0], [1.0, 2.0])
+    drawn = line_plot({"_first": curve, "second": curve}, x_label="x", y_label="y", caption="c")
+    assert "_first" in drawn
+    assert "second" in drawn
+
+
 def test_long_names_lose_their_middle() -> None:
     drawn = interval_plot({"runs/2026/" + "x" * 80 + "/checkpoint-40": ESTIMATE}, x_label="x", caption="c")
     assert "runs/2026/xx\N{HORIZONTAL ELLIPSIS}heckpoint-40" in drawn

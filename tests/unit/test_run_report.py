@@ -126,6 +126,22 @@ def test_alarms_of_a_stopped_run_are_listed_with_their_samples(tmp_path) -> None
         assert shown in page.text
 
 
+def test_a_run_that_went_on_after_its_stop_is_not_stopped(tmp_path) -> None:
+    run = ppo_run(tmp_path / "run", steps=3, finish=False)
+    run.log_alarm({"step": 3, "monitor": "kl_target", "severity": "stop", "message": "too far", "sample": None})
+    assert read_run(run.path).status == "stopped at step 3 by the monitor kl_target"
+    run.log({"loss": 0.5, "step": 4})
+    assert read_run(run.path).status == "not finished"
+
+
+def test_prompts_of_a_log_that_are_text_already_are_shown_as_they_are(tmp_path) -> None:
+    run = ppo_run(tmp_path / "run", steps=0)
+    run.log_samples({"step": step, "prompt": "A question", "response": f"said {step}"} for step in (1, 2))
+    page = report(tmp_path / "run")
+    assert "A question" in page.text
+    assert "said 1" in page.text
+
+
 def test_a_run_that_has_just_begun_has_a_page(tmp_path) -> None:
     RunFolder.open(tmp_path / "run", stage="sft", config={}, parents={}, data_files=[], resume=False)
     page = report(tmp_path / "run")
