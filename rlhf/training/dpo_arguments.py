@@ -119,15 +119,17 @@ class DPOArguments(PairArguments):
                 raise ValueError(f"loss_weights has {weight}: each must be above 0 and finite")
 
     def _check_values(self) -> None:
-        if not self.beta > 0:
-            raise ValueError(f"beta is {self.beta}: it must be above 0, usually .05 to .5")
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"beta is {self.beta}: it must be above 0 and finite, usually .05 to .5")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing is {self.label_smoothing}: it must be at least 0 and below .5")
         if "exo_pair" in self.loss_type and not self.label_smoothing:
             raise ValueError("label_smoothing is 0, where exo_pair's loss is infinite: set it, usually to .001")
         for name in ("margin_weight", "simpo_gamma"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and finite")
+        if not 0 <= self.f_alpha_divergence_coef <= 1:
+            raise ValueError(f"f_alpha_divergence_coef is {self.f_alpha_divergence_coef}: it must be 0 to 1")
         if self.f_divergence_type not in DIVERGENCES:
             hint = closest(self.f_divergence_type, DIVERGENCES)
             raise ValueError(
