@@ -25,8 +25,8 @@ def record_data(run: Any, data: Mapping[str, str]) -> None:
     record says that the artifact is an input, and whoever sends it acts on that.
     """
     for path, sha256 in data.items():
-        artifact = data_artifact(Path(path), sha256)
         try:
+            artifact = data_artifact(Path(path), sha256)
             run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
         except Exception as error:  # the model's metadata names the file all the same
             warn(f"data file {path} is not recorded as an input: {' '.join(str(error).split())}")
