@@ -20,6 +20,12 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
+
+def brevity(prompts: Any, responses: list[str]) -> list[float]:
+    """A scorer."""
+    return [-float(len(response)) for response in responses]
+
+
 TURNS = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 BOS_ID = "bos_token_id"
@@ -351,7 +357,7 @@ PLANTS: dict[str, Callable[[Place], list[Any]]] = {
     "head_not_scalar": classifier_of_three_classes,
     "reward_padding_side": left_padding_under_learned_positions,
     "special_tokens_in_responses": markup_in_responses,
-    "responses_never_end": all_cut_off,
+    "responses_never_end": responses_too_long,
     "prompts_cut": prompts_too_long,
     "responses_cut": responses_too_long,
     "longer_than_model": beyond_the_positions,
@@ -452,6 +458,7 @@ MILDER: dict[str, tuple[str, Callable[[Place], list[Any]]]] = {
     "remote_code": ("note", code_that_is_not_needed),
     "special_tokens_in_prompts": ("warning", markup_in_one_prompt),
     "special_tokens_in_responses": ("warning", markup_in_one_response_of_many),
+    "responses_never_end": ("warning", all_cut_off),
     "one_sided_length": ("warning", shorter_always_wins),
     "duplicated_prompts": ("warning", one_prompt_twice),
     "near_leakage": ("warning", one_word_changed),

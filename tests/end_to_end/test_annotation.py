@@ -52,8 +52,7 @@ def test_what_was_sampled_and_judged_trains_a_reward_model(judged: Path, tiny_ch
     for row in rows:
         assert row.responses[0].policy == str(tiny_chat_model)
         assert row.responses[0].sampling["max_new_tokens"] == 12
-    # twelve tokens of a random model: none of its responses has come to its end
-    small = ["--dtype", "float32", "--lora_r", 4, "--max_steps", 2, "--allow", "responses_never_end"]
+    small = ["--dtype", "float32", "--lora_r", 4, "--max_steps", 2]
     files = ["--train_file", tmp_path / "ranked.jsonl", "--output_dir", tmp_path / "reward"]
     rlhf("reward", "--model", tiny_chat_model, *files, *small)
     assert json.loads((tmp_path / "reward" / "metrics.json").read_text())["steps"] == 2

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from rlhf import doctor
+from reward import train_reward
+from rlhf import doctor, train_dpo, train_ppo, train_sft
 from rlhf.training.checks.findings import FATAL, FINDINGS
-from tests.end_to_end.doctor_plants import MILDER, PLANTS, Place, clean_pairs
+from tests.end_to_end.doctor_plants import MILDER, PLANTS, PROMPT, TURNS, Place, changed_weights, clean_pairs
 
 
 @pytest.fixture
@@ -116,6 +117,42 @@ def test_what_cannot_be_read_is_an_error(arguments, words, place: Place, capsys)
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert all(word in said for word in words)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_every_stage_refuses_what_the_doctor_would_before_its_folder_exists(stage: str, place: Place, capsys) -> None:
+    small = ["--dtype", "float32", "--lora_r", "4", "--max_steps", "1", "--output_dir", str(place.folder / "run")]
+    rows = clean_pairs(30)
+    train = place.rows("train", *rows)
+    if stage == "sft":
+        rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+        files = ["--train_file", place.rows("train", *rows), "--eval_file", place.rows("eval", *rows[:9])]
+        main, name = train_sft.main, "leakage"
+    elif stage == "ppo":
+        base = place.policy(template=TURNS + PROMPT)
+        files = ["--prompt_file", train, "--reward_model", place.reward(base)]
+        main, name = train_ppo.main, "reward_template_differs"
+    else:
+        files = ["--train_file", train, "--eval_file", place.rows("eval", *rows[:9])]
+        main, name = {"reward": train_reward.main, "dpo": train_dpo.main}[stage], "leakage"
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--model", str(place.model), *map(str, files), *small])
+    assert exit_info.value.code == 2
+    said = capsys.readouterr().err
+    assert f"error: refused before the run; --allow NAME lets it pass: {name}\n" in said
+    assert "fix: " in said
+    assert not (place.folder / "run").exists()
+
+
+def test_ppo_tries_the_model_that_it_has_loaded(place: Place, capsys) -> None:
+    broken = changed_weights(place.policy(), lambda weight: weight * float("nan"))
+    files = ["--prompt_file", place.rows("prompts", *clean_pairs(4)), "--output_dir", place.folder / "run"]
+    scorer = ["--scorer", "tests.end_to_end.doctor_plants:brevity", "--dtype", "float32"]
+    with pytest.raises(SystemExit) as exit_info:
+        train_ppo.main(["--model", str(broken), *map(str, files), *scorer])
+    assert exit_info.value.code == 2
+    assert "outputs_not_finite" in capsys.readouterr().err
+    assert not (place.folder / "run").exists()
 
 
 def test_the_command_refuses_from_the_command_line(rlhf, tmp_path: Path) -> None:

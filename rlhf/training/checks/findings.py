@@ -45,7 +45,7 @@ FINDINGS: dict[str, tuple[str, ...]] = {
     "prompts_cut": (FATAL, WARNING),
     "responses_cut": (FATAL, WARNING),
     "longer_than_model": (FATAL,),
-    "responses_never_end": (FATAL,),
+    "responses_never_end": (FATAL, WARNING),
     "duplicated_rows": (FATAL, WARNING, NOTE),
     "duplicated_prompts": (WARNING, NOTE),
     "identical_responses": (FATAL, WARNING),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rlhf.data.chat import Chat, Truncation
 from rlhf.training.checks.data_rows import DataRow, DataRows
-from rlhf.training.checks.findings import FATAL, Finding, by_share
+from rlhf.training.checks.findings import FATAL, WARNING, Finding, by_share
 from rlhf.training.checks.model_files import ModelSettings
 
 MEASURED_ROWS = 2000  # evenly taken, where there are more
@@ -24,12 +24,16 @@ class Lengths:
     Attributes:
         truncation: what was tokenised and cut.
         longest: most tokens of a prompt with one of its responses, after cutting.
+        num_whole: responses that were not cut off by the sampler, as far as their rows say.
         num_ended: responses that end with the token that ends a turn.
+        every: of so many rows one was tokenised.
     """
 
     truncation: Truncation
     longest: int
+    num_whole: int
     num_ended: int
+    every: int
 
 
 def measure_lengths(chat: Chat, rows: Sequence[DataRow], *, response_length: int = 0) -> Lengths:
@@ -42,10 +46,10 @@ def measure_lengths(chat: Chat, rows: Sequence[DataRow], *, response_length: int
     """
     counting = copy.copy(chat)
     counting.truncation = Truncation()
-    longest = num_ended = 0
-    step = -(-len(rows) // MEASURED_ROWS) or 1
+    longest = num_ended = num_whole = 0
+    every = -(-len(rows) // MEASURED_ROWS) or 1
     with _quiet():
-        for row in rows[::step]:
+        for row in rows[::every]:
             prompt = len(counting.encode_prompt(row.prompt))
             encoded = [
                 counting.encode_response(
@@ -54,8 +58,9 @@ def measure_lengths(chat: Chat, rows: Sequence[DataRow], *, response_length: int
                 for response in row.responses
             ]
             longest = max(longest, prompt + max(map(len, encoded), default=response_length))
+            num_whole += sum(response.finish_reason != "length" for response in row.responses)
             num_ended += sum(ids[-1] == chat.end_of_turn_id for ids in encoded)
-    return Lengths(counting.truncation, longest, num_ended)
+    return Lengths(counting.truncation, longest, num_whole, num_ended, every)
 
 
 @contextmanager
@@ -91,7 +96,8 @@ def check_lengths(
             yield Finding(
                 f"{what}s_cut",
                 by_share(num_cut / number, warning=0, fatal=CUT_FATAL),
-                f"{num_cut} of {number} {what}s of {data.field} are longer than {limit} tokens and lose their {lost}",
+                f"{num_cut} of {number} {what}s of {data.field}{_sampled(lengths)} are longer than {limit} tokens and "
+                f"lose their {lost}",
                 f"raise --max_{what}_length, or remove them from the data",
             )
     if settings.longest is not None and lengths.longest > settings.longest:
@@ -105,9 +111,13 @@ def check_lengths(
     if learns_ends and counted.responses and not lengths.num_ended:
         yield Finding(
             "responses_never_end",
-            FATAL,
-            f"none of {counted.responses} responses of {data.field} ends with the token that ends a turn: all were cut "
-            "off, by the sampler (finish_reason length) or here; a policy cannot learn to stop, a reward model never "
-            "sees an end",
-            "sample with a larger --max_new_tokens, or raise --max_response_length",
+            FATAL if lengths.num_whole else WARNING,
+            f"none of {counted.responses} responses of {data.field}{_sampled(lengths)} ends with the token that ends a "
+            f"turn: all were cut off, {'here' if lengths.num_whole else 'by the sampler (finish_reason length)'}; a "
+            "policy cannot learn to stop, a reward model never sees an end",
+            "raise --max_response_length" if lengths.num_whole else "sample with a larger --max_new_tokens",
         )
+
+
+def _sampled(lengths: Lengths) -> str:
+    return f" (one row in {lengths.every})" if lengths.every > 1 else ""

@@ -14,9 +14,11 @@ from rlhf.engine.packing import Group, pack
 from rlhf.training.checks.findings import FATAL, Finding
 
 NUM_TOKENS = 8  # decoded to compare with the training pass
-GAP = 0.01  # mean difference of token probabilities between decoding and training pass
+# Mean difference of token probabilities between decoding and training pass; rounding alone makes .006 to .012 of it in
+# bfloat16 on SmolLM2-135M, and less than 1e-4 in float32.
+GAP = {torch.float64: 0.01, torch.float32: 0.01, torch.bfloat16: 0.05}
 # By how much a score may change with what stands beside it: rounding, in units of a score of deviation 1.
-SCORE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
+SCORE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 
 def check_policy(
@@ -70,11 +72,12 @@ def check_policy(
             "start from a plain LoRA adapter whose B is zero",
         )
     gap = float((policy.exp() - decoded.exp()).abs().mean())
-    if gap > GAP:
+    limit = GAP.get(backbone.dtype, 0.05)
+    if gap > limit:
         yield Finding(
             "decoding_gap",
             FATAL,
-            f"token probabilities of decoding and of the training pass are {gap:.3f} apart on average, over {GAP}: "
+            f"token probabilities of decoding and of the training pass are {gap:.3f} apart on average, over {limit}: "
             "rollouts would be of another policy than the one trained",
             "use --dtype float32 to see whether rounding is the cause; if not, choose --rollout_engine transformers "
             "and report the model",
@@ -97,7 +100,7 @@ def check_scores(backbone: Backbone, role: Role, groups: Sequence[Group], *, fie
     yield from judge_scores(
         torch.cat(together),
         {"another order": torch.cat(backwards), "no other prompt beside": torch.cat(alone)},
-        tolerance=SCORE_TOLERANCE.get(backbone.dtype, 0.1),
+        tolerance=SCORE_TOLERANCE.get(backbone.dtype, 0.2),
         field=field,
     )
 
