@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf.evaluation.measured import SHARES, Measured, measured
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.plots import interval_plot
 from rlhf.evaluation.report import Section, figures_table, prose, write_report
 from rlhf.recipe_file import Recipe
 from rlhf.training.run_folder import METRICS, write_atomically
-
-# Metrics that are shares with one half as what guessing gets: these are drawn.
-SHARES = ("accuracy", "eval_accuracy", "win_rate", "win_rate_by_reward_model")
-LEFT_OUT = ("truncation",)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One number of a step: where it stands in its metrics, and the number with its interval, if it has one."""
-
-    step: str
-    path: tuple[str, ...]
-    value: Estimate | float | int | str
-
-    @property
-    def name(self) -> str:
-        return ": ".join(self.path)
-
-    def cells(self) -> list[str]:
-        if isinstance(self.value, Estimate):
-            interval = "" if math.isnan(self.value.low) else f"{self.value.low:.3f} to {self.value.high:.3f}"
-            return [self.step, self.name, f"{self.value.value:.3f}", interval, str(self.value.n)]
-        shown = f"{self.value:.3f}" if isinstance(self.value, float) else str(self.value)
-        return [self.step, self.name, shown, "", ""]
 
 
 def write_summary(recipe: Recipe, runs: Path, progress: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -72,26 +47,6 @@ def write_summary(recipe: Recipe, runs: Path, progress: Mapping[str, Mapping[str
     )
     write_atomically(runs / "summary.md", text + "\n")
     return runs / "summary.md"
-
-
-def measured(step: str, metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Measured]:
-    """The numbers in a step's metrics, nested ones by their path."""
-    for name, value in metrics.items():
-        here = (*path, name)
-        if here[0] in LEFT_OUT:
-            continue
-        if isinstance(value, Mapping) and set(value) == {"value", "low", "high", "n"}:
-            yield Measured(step, here, estimate_of(value))
-        elif isinstance(value, Mapping):
-            yield from measured(step, value, here)
-        elif isinstance(value, str | int | float):
-            yield Measured(step, here, value)
-
-
-def estimate_of(row: Mapping[str, Any]) -> Estimate:
-    """The estimate that `Estimate.to_dict` wrote."""
-    value, low, high = (math.nan if row[key] is None else float(row[key]) for key in ("value", "low", "high"))
-    return Estimate(value, low, high, row["n"])
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

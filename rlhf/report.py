@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf.run_report import write_run_report
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.run_record import read_run
+from rlhf.training.run_report import write_run_report
 
 MOST_RUNS = 5  # lines that a chart can tell apart
 DEFAULT_NAME = "report.html"

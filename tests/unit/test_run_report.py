@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlhf.report import main
-from rlhf.run_charts import MOST_POINTS, group_of
+from rlhf.training.run_charts import MOST_POINTS, group_of
 from rlhf.training.run_folder import RunFolder
 from rlhf.training.run_record import ancestors, read_run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf.data.comparisons import read_comparisons
 from rlhf.evaluation.report import Sample, Section, figures_table, prose, samples_table
 from rlhf.evaluation.sample_history import histories, prompt_text
-from rlhf.run_charts import Runs
+from rlhf.training.run_charts import Runs
 from rlhf.training.run_record import Row, number
 
 NUM_SAMPLES = 8

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from rlhf.evaluation.measured import SHARES, measured
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.plots import interval_plot
 from rlhf.evaluation.report import (
@@ -21,10 +22,9 @@ from rlhf.evaluation.report import (
     tree,
     write_report,
 )
-from rlhf.recipe_report import SHARES, measured
-from rlhf.run_charts import Runs, chart_sections, distribution_section
-from rlhf.run_samples import alarm_section, sample_section
+from rlhf.training.run_charts import Runs, chart_sections, distribution_section
 from rlhf.training.run_record import Ancestor, RunRecord, ancestors, number
+from rlhf.training.run_samples import alarm_section, sample_section
 
 HASH_LENGTH = 12
 
