@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,7 @@ from rlhf.algorithms.kl import AdaptiveKL, FixedKL
 from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison
 from rlhf.engine.adapters import copy_adapter, load_adapter_weights, write_adapter
-from rlhf.engine.backbone import (
-    FROZEN_REFERENCE,
-    POLICY,
-    POLICY_WITH_VALUE,
-    REFERENCE,
-    VALUE,
-    Backbone,
-    reward_roles,
-)
+from rlhf.engine.backbone import POLICY, Backbone, reward_roles
 from rlhf.engine.generation import Sampling
 from rlhf.engine.packing import Group, PackedBatch, pack
 from rlhf.engine.rollout_engines import build_engine
@@ -38,6 +30,7 @@ from rlhf.training.advantage_estimation import estimate_advantages
 from rlhf.training.moments import RunningMoments
 from rlhf.training.ppo_arguments import PPOArguments
 from rlhf.training.ppo_loss import RolloutLoss, loss_count, rollout_loss
+from rlhf.training.ppo_roles import PPORoles
 from rlhf.training.ptx import DemonstrationOrder
 from rlhf.training.response_scores import REWARD_MODEL, ScoreSources
 from rlhf.training.rollout import ResponseScorer, RolloutBatch, SampledGroup, pack_rollout
@@ -47,7 +40,7 @@ from rlhf.training.score_shaping import ScoreShaper
 from rlhf.training.shuffled_order import shuffled_index
 from rlhf.training.step_start import StepStart
 from rlhf.training.stopping import RunStopped
-from rlhf.training.trainer import RoleTrainer, SavedRole
+from rlhf.training.trainer import RoleTrainer
 
 EPOCHS_END_AT = 1.5  # times target_approx_kl
 
@@ -83,32 +76,20 @@ class PPOTrainer(RoleTrainer):
     ):
         self.chat, self.prompts = chat, list(prompts)
         self.demonstrations = DemonstrationOrder(demonstrations, args.seed)
-        adapters = {"adapter": ["policy", "value"]}.get(args.value_model, ["policy"])
-        policy = POLICY_WITH_VALUE if args.value_model == "shared" else POLICY
-        learns = args.entropy_coef > 0
-        self.training_roles = [replace(policy, entropy=learns, entropy_learns=learns)]
-        self.training_roles += [VALUE] if "value" in adapters else []
-        self.value_role = None if args.value_model == "none" else adapters[-1]
+        self.roles = PPORoles.of(args)
         self.score_sources = ScoreSources(args, reward_roles(len(args.reward_model)), scorers)
-        reference = FROZEN_REFERENCE if args.holds_reference else REFERENCE
-        measured = [replace(role, entropy=role.logprobs, entropy_learns=False) for role in self.training_roles]
         self.watch = RunWatch(args, judge, is_main=args.process_index == 0)
-        self.scoring_roles = [reference, *measured, *self.score_sources.roles, *self.watch.roles]
+        self.scoring_roles = [*self.roles.measuring, *self.score_sources.roles, *self.watch.roles]
         self.kl_controller: FixedKL | AdaptiveKL = FixedKL(args.kl_coef)
         if args.kl_target is not None:
             self.kl_controller = AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)
         self.score_shaper = ScoreShaper(args)
         self.prompt_position = 0
         self._saved_step = -1
-        backbone.train_only(adapters=adapters, heads=["value"] if self.value_role else [])
+        backbone.train_only(adapters=self.roles.adapters, heads=self.roles.heads)
         for parameter in backbone.adapter_parameters("policy").values() if args.value_warmup_steps else ():
             parameter.register_hook(self._stand_while_warming_up)
-        saved_roles = [SavedRole("policy")]
-        if self.value_role:
-            saved_roles.append(SavedRole("value" if "value" in adapters else None, "value", subfolder="value"))
-        if args.holds_reference:
-            saved_roles.append(SavedRole("reference", subfolder="reference"))
-        super().__init__(backbone, args, saved_roles=saved_roles, **trainer_arguments)
+        super().__init__(backbone, args, saved_roles=self.roles.saved, **trainer_arguments)
         backbone.to(self.args.device)
         self.rollout_engine = build_engine(
             args.rollout_engine,
@@ -199,8 +180,8 @@ class PPOTrainer(RoleTrainer):
             outputs = self.backbone(batch.packed, self.scoring_roles, temperature=self.args.temperature)
             batch.old_logprobs, batch.entropy = outputs["policy"].logprobs, outputs["policy"].entropy
             batch.ref_logprobs = outputs["reference"].logprobs
-            if self.value_role:
-                batch.old_values = outputs[self.value_role].values
+            if self.roles.value:
+                batch.old_values = outputs[self.roles.value].values
             deviation = self.score_sources.read(batch, outputs)
             if deviation is not None:
                 self.record(objective__score_std=deviation)
@@ -276,8 +257,8 @@ class PPOTrainer(RoleTrainer):
         return moved
 
     def _rollout_loss(self, model: torch.nn.Module, batch: RolloutBatch, *, is_first: bool) -> RolloutLoss:
-        outputs = model(batch.packed, self.training_roles, temperature=self.args.temperature)
-        values = outputs[self.value_role].values if self.value_role else None
+        outputs = model(batch.packed, self.roles.training, temperature=self.args.temperature)
+        values = outputs[self.roles.value].values if self.roles.value else None
         loss = rollout_loss(batch, outputs["policy"], values, self.args, kl_coef=self.kl_controller.kl_coef)
         self.record(**loss.metrics)
         self.watch.add_ratio(loss.ratio)

@@ -134,7 +134,7 @@ def test_without_a_value_model_nothing_of_one_is_trained_or_saved(estimator, mak
     trainer = make_trainer(advantage_estimator=estimator, max_steps=1)
     assert set(trainer.backbone.adapter_configs) == {"policy"}
     assert not trainer.backbone.heads
-    assert [role.name for role in trainer.training_roles] == ["policy"]
+    assert [role.name for role in trainer.roles.training] == ["policy"]
     trainer.train()
     trainer.save_model()
     assert not (tmp_path / "run" / "value").exists()
