@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup system demo test test-all lint benchmark-peers
+.PHONY: setup system demo test test-all lint benchmark-peers evidence
 
 setup: $(STAMP)
 
@@ -20,6 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
+
+# The experiments of docs/results.md, a few hours; again to go on. The folder of the data is in RLHF_REAL_DATA.
+evidence: $(STAMP)
+	$(BIN)/python -m benchmarks.evidence; status=$$?; $(BIN)/python -m benchmarks.evidence --report && exit $$status
 
 # The last TRL with a PPO trainer, in a folder of its own that only the benchmark's peer reads. constraints.txt pins
 # the TRL of the environment, so it is left out here.
