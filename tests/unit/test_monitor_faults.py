@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import statistics
 import zlib
 from collections.abc import Callable
@@ -127,6 +128,29 @@ def test_a_stale_sampler_alarms_and_names_a_sample(model, tmp_path) -> None:
 
 def test_a_clean_run_stays_quiet(model, tmp_path) -> None:
     assert clean_run(model, tmp_path, seed=1) == []
+
+
+def test_a_resumed_run_alarms_and_keeps_as_the_whole_run_did(tiny_model, tmp_path) -> None:
+    settings = {**UNPENALISED, "max_steps": 7, "save_strategy": "steps", "save_steps": 4, "monitors": "warn", "seed": 1}
+
+    def trainer(folder: Path) -> PPOTrainer:
+        model = tiny_model(vocab_size=len(WORDS) + 4)
+        return word_trainer(model, folder, Rule(lambda spoken: len(spoken) / 12), Rule(noisy), **settings)
+
+    whole, broken = trainer(tmp_path / "whole"), trainer(tmp_path / "broken")
+    assert train(whole) is None
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "broken" / "checkpoint-4")
+    broken.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-4"))
+    alarms = logged(tmp_path / "whole", "alarms.jsonl")
+    assert [alarm["step"] for alarm in alarms] == [5]
+    assert logged(tmp_path / "broken", "alarms.jsonl") == alarms
+    assert broken.stage_state() == whole.stage_state()
+    assert broken.watch.kept is not None
+    assert whole.watch.kept is not None
+    assert broken.watch.kept.state() == whole.watch.kept.state()
+    kept = whole.watch.kept.adapter
+    assert kept
+    assert all(tensor.equal(kept[name]) for name, tensor in broken.watch.kept.adapter.items())
 
 
 @pytest.mark.slow
