@@ -91,13 +91,15 @@ def gap(trainer: DPOTrainer, examples: list[RankedGroup]) -> float:
 @every_loss
 def test_a_few_steps_put_the_better_response_first(name, make_trainer) -> None:
     examples = [dataclasses.replace(example, targets=[]) for example in rankings(4)]
-    trainer = make_trainer(
-        [name], examples=examples, max_steps=5, learning_rate=1e-2, per_device_train_batch_size=4, logging_steps=5
-    )
+    trainer = make_trainer([name], examples=examples)
+    optimizer = torch.optim.AdamW(trainer.backbone.adapter_parameters("policy").values(), lr=2e-2)
     before = gap(trainer, examples)
-    trainer.train()
+    for _ in range(3):
+        step(trainer, examples)
+        optimizer.step()
+        optimizer.zero_grad()
     assert gap(trainer, examples) > before + 0.05
-    (row,) = [row for row in trainer.state.log_history if "loss" in row]
+    row = trainer._take_recorded()
     assert row["reward/margin"] == pytest.approx(row["reward/chosen"] - row["reward/rejected"], abs=1e-5)
     assert trainer.accuracy(examples).value > 0.5
 
@@ -191,6 +193,16 @@ def test_the_shift_is_the_mean_reward_of_all_steps_before(make_trainer) -> None:
     assert trainer._rewards.count > 0
     assert trainer.stage_state()["rewards"]["mean"] == trainer._rewards.mean != 0
     assert make_trainer(["sigmoid"]).stage_state() == {}
+
+
+def test_the_shift_waits_for_the_whole_step_and_counts_no_response_twice(make_trainer, monkeypatch) -> None:
+    trainer = make_trainer(["bco_pair"])
+    passes = [[0, 1, 2], [3, 4, 5], []]  # the last as where another process needs three
+    monkeypatch.setattr(trainer, "agreed_passes", lambda batches: [passes])
+    for ends_step, count in ((False, 0), (True, 48)):  # 12 pairs of two responses, twice
+        trainer.accelerator.gradient_state._set_sync_gradients(ends_step)
+        step(trainer, rankings())
+        assert trainer._rewards.count == count
 
 
 def first_batch(trainer: DPOTrainer) -> list[RankedGroup]:
