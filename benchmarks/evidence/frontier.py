@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence import sentiment
+from benchmarks.evidence.judge import MAX_NEW_TOKENS
 from benchmarks.evidence.plots import Points, scatter
 from benchmarks.evidence.runs import HERE, RESPONSES, Plan, Run
 from benchmarks.evidence.tables import estimate
@@ -85,7 +86,7 @@ def ppo_command(
     return (
         *("rlhf", "ppo", "--model", sentiment.SFT, *reward_model),
         *("--prompt_file", f"{sentiment.FILES}/prompts_train.jsonl", "--output_dir", output),
-        *("--max_new_tokens", "24", "--missing_eos_penalty", "0", "--learning_rate", "3e-4"),
+        *("--max_new_tokens", str(MAX_NEW_TOKENS), "--missing_eos_penalty", "0", "--learning_rate", "3e-4"),
         *("--per_device_train_batch_size", "8", "--num_mini_batches", "2", "--num_ppo_epochs", "2"),
         *("--monitors", "warn", "--seed", str(seed), *sentiment.LENGTHS, *sentiment.UNSAVED),
     )

@@ -126,7 +126,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "finished": finished,
         "reward": Judge.load(arguments.judge).rewards(texts),
         "kl": kl,
-        "score": proxy_scores(arguments.reward_model, prompts, texts, arguments.samples_per_prompt),
+        "score": proxy_scores(arguments.reward_model, prompts, texts, finished),
     }
     output = Path(arguments.output_dir)
     rows = zip(*columns.values(), strict=True)
@@ -146,12 +146,17 @@ def summary(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     }
 
 
-def proxy_scores(folder: str, prompts: Sequence[Comparison], texts: Sequence[str], per_prompt: int) -> list[float]:
-    """The reward model's score of each response, cut off as it was sampled."""
-    flat = iter(texts)
+def proxy_scores(
+    folder: str, prompts: Sequence[Comparison], texts: Sequence[str], finished: Sequence[bool]
+) -> list[float]:
+    """The reward model's score of each response, at its end of turn or where it was cut off."""
+    responses = [
+        Response(text, finish_reason="stop" if ended else "length") for text, ended in zip(texts, finished, strict=True)
+    ]
+    size = len(responses) // len(prompts)
     groups = [
-        replace(prompt, responses=tuple(Response(next(flat), finish_reason="length") for _ in range(per_prompt)))
-        for prompt in prompts
+        replace(prompt, responses=tuple(responses[number * size : (number + 1) * size]))
+        for number, prompt in enumerate(prompts)
     ]
     return [score for group in RewardModel(folder).score(groups) for score in group]
 

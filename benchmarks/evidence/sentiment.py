@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.evidence.judge import MAX_NEW_TOKENS
 from benchmarks.evidence.runs import DATA, HERE, RUNS, Run
 
 SFT = f"{RUNS}/sentiment/sft/model"
@@ -10,10 +11,11 @@ JUDGE = f"{RUNS}/sentiment/judge"
 FILES = f"{RUNS}/sentiment/data"
 RANKINGS = f"{RUNS}/sentiment/rankings/rankings.jsonl"
 MADE = ("sentiment/data", "sentiment/sft", "sentiment/reward", "sentiment/judge")
-LENGTHS = ("--max_prompt_length", "64", "--max_response_length", "48")
+LENGTHS = ("--max_prompt_length", "64", "--max_response_length", str(MAX_NEW_TOKENS))
 UNSAVED = ("--save_strategy", "no")
-# Reviews are cut off, and so are responses: that none of them ends its turn is meant.
-PAIRS = (*LENGTHS, *UNSAVED, "--normalise_examples", "64", "--allow", "responses_never_end")
+PAIRS = (*LENGTHS, *UNSAVED, "--normalise_examples", "64")
+# The judge reads whole sentences at their last word: that none ends its turn is meant.
+JUDGED = ("--max_prompt_length", "32", "--max_response_length", "48", *UNSAVED, "--allow", "responses_never_end")
 PYTHON = ("python", "-m")
 
 
@@ -37,8 +39,10 @@ def runs() -> list[Run]:
             (
                 (
                     *("rlhf", "sft", "--model", "smollm2-135m", "--train_file", f"{FILES}/demonstrations.jsonl"),
-                    *("--output_dir", f"{HERE}/model", "--max_steps", "50", "--per_device_train_batch_size", "8"),
-                    *("--learning_rate", "3e-4", "--max_prompt_length", "48", "--max_response_length", "48", *UNSAVED),
+                    *("--output_dir", f"{HERE}/model", "--max_steps", "150", "--per_device_train_batch_size", "8"),
+                    *("--learning_rate", "5e-4", "--lr_scheduler_type", "cosine"),
+                    *("--max_prompt_length", "40", "--max_response_length", str(MAX_NEW_TOKENS), *UNSAVED),
+                    *("--allow", "responses_cut", "responses_never_end"),  # reviews are cut off: that is meant
                 ),
             ),
             needs=("sentiment/data",),
@@ -63,7 +67,7 @@ def runs() -> list[Run]:
                 (
                     *("rlhf", "reward", "--model", "smollm2-135m", "--train_file", f"{FILES}/judge.jsonl"),
                     *("--output_dir", f"{HERE}/model", "--num_train_epochs", "1", "--per_device_train_batch_size", "8"),
-                    *("--learning_rate", "5e-4", "--lr_scheduler_type", "cosine", "--seed", "7", *PAIRS),
+                    *("--learning_rate", "5e-4", "--lr_scheduler_type", "cosine", "--seed", "7", *JUDGED),
                 ),
                 (
                     *(*PYTHON, "benchmarks.evidence.judge", "calibrate", "--judge", f"{HERE}/model"),
@@ -88,7 +92,7 @@ def runs() -> list[Run]:
                 (
                     *("rlhf", "sample", "--model", SFT, "--prompt_file", f"{FILES}/prompts_rankings.jsonl"),
                     *("--output_file", f"{HERE}/candidates.jsonl", "--samples_per_prompt", "4"),
-                    *("--max_new_tokens", "24", *LENGTHS),
+                    *("--max_new_tokens", str(MAX_NEW_TOKENS), *LENGTHS),
                 ),
                 (
                     *(*PYTHON, "benchmarks.evidence.ranking", "--candidates", f"{HERE}/candidates.jsonl"),

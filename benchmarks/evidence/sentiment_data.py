@@ -49,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts = {split: prompts_of(reviews, split) for split in SPLITS}
     for name, chosen in {**prompts, "rankings": prompts["train"][:RANKED_PROMPTS]}.items():
         write_json_lines(output / f"prompts_{name}.jsonl", ({"prompt": _messages(prompt)} for prompt in chosen))
-    write_json_lines(output / "demonstrations.jsonl", demonstrations(reviews))
     half_a, half_b = halves(sentences)
     judged, calibration = calibration_split(half_b)
+    write_json_lines(output / "demonstrations.jsonl", demonstrations(reviews, half_a, seed=0))
     write_comparisons(output / "preferences.jsonl", comparisons(half_a, prompts["train"], seed=1))
     write_comparisons(output / "preferences_heldout.jsonl", comparisons(held_out, prompts["validation"], seed=2))
-    write_comparisons(output / "judge.jsonl", comparisons(judged, [JUDGE_PROMPT], seed=3))
+    write_comparisons(output / "judge.jsonl", comparisons(judged, [JUDGE_PROMPT], seed=3, ended=False))
     for name, rows in (("judge", judged), ("calibration", calibration), ("heldout", held_out)):
         write_json_lines(output / f"sentences_{name}.jsonl", map(vars, rows))
 
@@ -70,12 +70,20 @@ def prompts_of(reviews: Iterable[dict[str, Any]], split: str) -> list[tuple[Mess
     return [(SYSTEM, Message("user", opening)) for opening in openings]
 
 
-def demonstrations(reviews: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """How reviews go on, of the training split."""
-    for row in reviews:
-        if row["split"] == "train":
-            prompt = _messages((SYSTEM, Message("user", row["prefix"])))
-            yield {"prompt": prompt, "completion": [{"role": "assistant", "content": row["continuation"]}]}
+def demonstrations(
+    reviews: Iterable[dict[str, Any]], sentences: Iterable[Sentence], *, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Each opening of the training split twice: as its review goes on, and with a sentence of either label in turn.
+
+    Most reviews go on with their plot, which is neither positive nor negative; sentences have an opinion.
+    """
+    shuffled = list(sentences)
+    random.Random(seed).shuffle(shuffled)
+    by_label = [iter([sentence.text for sentence in shuffled if sentence.label == label]) for label in (0, 1)]
+    for number, row in enumerate(row for row in reviews if row["split"] == "train"):
+        prompt = _messages((SYSTEM, Message("user", row["prefix"])))
+        for answer in (row["continuation"], next(by_label[number % 2])):
+            yield {"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]}
 
 
 def halves(sentences: Iterable[Sentence]) -> tuple[list[Sentence], list[Sentence]]:
@@ -95,12 +103,13 @@ def calibration_split(sentences: Iterable[Sentence]) -> tuple[list[Sentence], li
 
 
 def comparisons(
-    sentences: Sequence[Sentence], prompts: Sequence[Sequence[Message]], *, seed: int
+    sentences: Sequence[Sentence], prompts: Sequence[Sequence[Message]], *, seed: int, ended: bool = True
 ) -> Iterator[Comparison]:
     """Groups of `GROUP` sentences under one prompt, positive ones ranked first, in random order; each used once.
 
-    The sentences are marked as cut off, so that they are scored without an end of turn, as sampled responses are.
+    `ended` is whether they are scored at an end of turn; if not, at their last word, as the judge reads every text.
     """
+    reason = "stop" if ended else "length"
     drawn = random.Random(seed)
     positive = [sentence for sentence in sentences if sentence.label == 1]
     negative = [sentence for sentence in sentences if sentence.label == 0]
@@ -115,7 +124,7 @@ def comparisons(
         drawn.shuffle(group)
         yield Comparison(
             prompt=tuple(order[number % len(order)]),
-            responses=tuple(Response(sentence.text, finish_reason="length") for sentence in group),
+            responses=tuple(Response(sentence.text, finish_reason=reason) for sentence in group),
             ranks=tuple(2 - sentence.label for sentence in group),
             source="sentiment sentences",
         )

@@ -15,7 +15,7 @@ from benchmarks.evidence import equal_time, frontier, judge, over_optimisation, 
 from benchmarks.evidence.__main__ import MODULES
 from benchmarks.evidence.runner import run_plan
 from benchmarks.evidence.runs import FAILED, FINISHED, HERE, RESPONSES, STEPS, WAITING, Place, Plan, Run, write_result
-from benchmarks.evidence.sentiment_data import Sentence, calibration_split, comparisons, halves
+from benchmarks.evidence.sentiment_data import Sentence, calibration_split, comparisons, demonstrations, halves
 from rlhf.data.comparisons import Comparison, Message
 from rlhf.evaluation.metrics import Estimate
 
@@ -82,7 +82,7 @@ def test_a_failed_run_stops_only_what_needs_it(place, tmp_path) -> None:
 
 
 def test_cost_is_recorded_and_a_variable_is_set_for_its_command_alone(place) -> None:
-    write = "import os, pathlib; sum(range(10**7)); pathlib.Path(os.environ['PLACE'], 'said').write_text(os.environ['PLACE'])"
+    write = "import os, pathlib; p = os.environ['PLACE']; sum(range(10**7)); pathlib.Path(p, 'said').write_text(p)"
     run = Run("a/one", ((f"PLACE={HERE}", "python", "-c", write),), settings={"seed": 4})
     run_all(Plan([run], place))
     row = json.loads((place.runs / "a" / "summary.json").read_text())["runs"]["a/one"]
@@ -150,7 +150,18 @@ def test_each_sentence_is_compared_once_and_positive_ones_lead() -> None:
     assert len(texts) == len(set(texts)) == 20
     for item in found:
         assert [labels[item.responses[better].text] for better, _ in item.pairs()] == [1] * 4
-        assert {response.finish_reason for response in item.responses} == {"length"}
+        assert {response.finish_reason for response in item.responses} == {"stop"}
+
+
+def test_demonstrations_are_of_the_training_split_and_sentences_alternate() -> None:
+    reviews = [{"prefix": f"p{i}", "continuation": f"c{i}", "split": ("train", "test")[i % 2]} for i in range(8)]
+    sentences = [Sentence(f"sentence {number}", number % 2) for number in range(8)]
+    rows = list(demonstrations(reviews, sentences, seed=0))
+    answers = [row["completion"][0]["content"] for row in rows]
+    assert answers[::2] == ["c0", "c2", "c4", "c6"]
+    labels = {sentence.text: sentence.label for sentence in sentences}
+    assert [labels[answer] for answer in answers[1::2]] == [0, 1, 0, 1]
+    assert len(set(answers)) == 8
 
 
 def test_ranks_follow_scores_and_equal_scores_share_one() -> None:
