@@ -4,53 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlhf.algorithms.ensemble import RULES
-from rlhf.engine.rollout_engines import ENGINES
 from rlhf.engine.sources import reward_members
 from rlhf.training.arguments import StageArguments, path_field
-from rlhf.training.monitor_settings import read_limits, read_reactions
-from rlhf.training.scoring import FAILED
-
-ESTIMATORS = ("gae", "rloo", "grpo", "reinforce_pp")
-GROUP_ESTIMATORS = ("rloo", "grpo")
-# Words that a setting may be; the first is the default.
-CHOICES: dict[str, tuple[str, ...]] = {
-    "advantage_estimator": ESTIMATORS,
-    "grpo_scale": ("deviation", "none"),
-    "loss_average": ("token", "response", "constant"),
-    "kl_in": ("reward", "loss"),
-    "kl_estimator": ("k1", "k2", "k3"),
-    "missing_eos": ("subtract", "replace"),
-    "ensemble_rule": RULES,
-    "failed_scores": FAILED,
-    "reference": ("backbone", "start"),
-}
-AT_LEAST_1 = (
-    "samples_per_prompt",
-    "max_new_tokens",
-    "num_ppo_epochs",
-    "num_mini_batches",
-    "rollout_batch_rows",
-    "scorer_batch_size",
-)
-ABOVE_0 = (
-    "temperature",
-    "clip_range",
-    "value_clip_range",
-    "kl_horizon",
-    "clip_range_high",
-    "score_clip",
-    "target_approx_kl",
-    "scorer_timeout",
-)
-AT_LEAST_0 = (
-    "entropy_coef",
-    "ptx_coef",
-    "length_penalty",
-    "value_warmup_steps",
-    "reference_update_steps",
-    "scorer_retries",
-)
+from rlhf.training.ppo_refusals import refuse_unusable
 
 
 @dataclass
@@ -73,7 +29,10 @@ class PPOArguments(StageArguments):
     )
     scorer: list[str] = field(
         default_factory=list,
-        metadata={"help": "Scorers, each `[name=]spec`, such as a Python function `module:function`.", "nargs": "+"},
+        metadata={
+            "help": "Scorers, each `[name=]spec`: a Python function `module:function`, an address, a model.",
+            "nargs": "+",
+        },
     )
     scorer_weights: list[float] = field(
         default_factory=list,
@@ -106,7 +65,9 @@ class PPOArguments(StageArguments):
     )
     value_model: str = field(
         default="adapter",
-        metadata={"help": "`adapter`: its own, started from the (first) reward adapter; `shared`: a policy's head."},
+        metadata={
+            "help": "Of gae. `adapter`: its own, started from the (first) reward adapter; `shared`: a policy's head."
+        },
     )
     value_warmup_steps: int = field(
         default=0, metadata={"help": "First rollouts that teach the value model only, 0 to 20; the policy stands."}
@@ -146,13 +107,13 @@ class PPOArguments(StageArguments):
     loss_average: str = field(
         default="token",
         metadata={
-            "help": "Mean of the loss over every `token` alike, over each `response` first (GRPO), or over responses "
-            "by the `constant` max_new_tokens (Dr. GRPO)."
+            "help": "Mean of the loss over every `token` alike, over each `response` first (GRPO), or `constant`: sums "
+            "over responses, by max_new_tokens (Dr. GRPO)."
         },
     )
     clip_range: float = field(default=0.2, metadata={"help": "Clip of the policy ratio, usually .2."})
     clip_range_high: float | None = field(
-        default=None, metadata={"help": "Its upper side, .2 to .3 (clip-higher); unset: clip_range."}
+        default=None, metadata={"help": "Upper side of that clip, .2 to .3 (clip-higher); unset: clip_range."}
     )
     dual_clip: float | None = field(
         default=None, metadata={"help": "Bound of the loss where the advantage is negative, usually 3; unset: none."}
@@ -233,131 +194,9 @@ class PPOArguments(StageArguments):
                 raise ValueError(f"{name} is epoch: PPO counts rollouts; choose steps or no")
         if self.lora_dropout:
             raise ValueError(f"lora_dropout is {self.lora_dropout}: PPO needs 0, or the ratio does not start at 1")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose {' or '.join(choices)}")
-        for names, least in ((AT_LEAST_1, 1), (AT_LEAST_0, 0)):
-            for name in names:
-                if getattr(self, name) < least:
-                    raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
-        for name in ABOVE_0:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}: it must be above 0")
-        self._check_estimator()
-        self._check_losses()
-        self._check_scores()
-        if self.rollout_engine not in ENGINES:
-            raise ValueError(f"rollout_engine is {self.rollout_engine!r}: choose {', '.join(ENGINES)}")
-        if self.merged_rollouts is False and self.rollout_engine != "native":
-            raise ValueError(
-                f"merged_rollouts is false, which rollout_engine {self.rollout_engine} cannot: leave it out, or choose "
-                "native"
-            )
-        if not 0 < self.vllm_gpu_memory < 1:
-            raise ValueError(f"vllm_gpu_memory is {self.vllm_gpu_memory}: it must lie between 0 and 1, usually .3")
-
-    def _check_estimator(self) -> None:
-        estimator = self.advantage_estimator
-        if estimator == "gae":
-            if self.value_model not in ("adapter", "shared"):
-                raise ValueError(f"value_model is {self.value_model!r}: choose adapter or shared")
-        else:
-            if self.value_model not in ("adapter", "none"):
-                raise ValueError(
-                    f"value_model is {self.value_model!r}, but advantage_estimator {estimator} has no value model: "
-                    "leave it out, or choose gae"
-                )
-            if self.value_warmup_steps:
-                raise ValueError(
-                    f"value_warmup_steps is {self.value_warmup_steps}, but advantage_estimator {estimator} has no "
-                    "value model: leave it out, or choose gae"
-                )
+        refuse_unusable(self)
+        if self.advantage_estimator != "gae":
             self.value_model = "none"
-        if self.value_warmup_steps and self.weight_decay:
-            raise ValueError(
-                f"weight_decay is {self.weight_decay}: the policy would move in value_warmup_steps; take 0 for one"
-            )
-        if estimator not in GROUP_ESTIMATORS:
-            return
-        if self.samples_per_prompt < 2:
-            raise ValueError(
-                f"samples_per_prompt is {self.samples_per_prompt}: advantage_estimator {estimator} compares responses "
-                "to one prompt and needs at least 2, usually 4 to 16"
-            )
-        if self.whiten_rewards:
-            raise ValueError(f"whiten_rewards is true: {estimator} rewards whole responses; leave it out")
-        if self.gamma != 1:
-            raise ValueError(f"gamma is {self.gamma}: {estimator} rewards whole responses, undiscounted; leave it 1")
-
-    def _check_losses(self) -> None:
-        if self.kl_in == "loss" and self.kl_estimator == "k1":
-            raise ValueError(
-                "kl_estimator is 'k1': in the loss its gradient is 0 on average and holds nothing; choose k2 or k3, or "
-                "--kl_in reward"
-            )
-        if self.kl_target is not None and not self.kl_target > 0:
-            raise ValueError(f"kl_target is {self.kl_target}: it must be above 0, usually 3 to 10 nats")
-        if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ValueError(f"dual_clip is {self.dual_clip}: it must be above 1, usually 3")
-        if bool(self.ptx_file) != bool(self.ptx_coef):
-            raise ValueError(
-                f"ptx_coef is {self.ptx_coef} and ptx_file is {self.ptx_file}: give both or neither, with a weight "
-                "above 0"
-            )
-        if self.reference == "start" and self.policy_adapter is None:
-            raise ValueError("reference is start, which is the backbone without --policy_adapter: leave it out")
-
-    def _check_scores(self) -> None:
-        soft = self.length_soft_limit
-        if bool(self.length_penalty) != (soft is not None):
-            raise ValueError(
-                f"length_penalty is {self.length_penalty} and length_soft_limit is {soft}: give both or neither"
-            )
-        if soft is not None and not 0 <= soft < self.max_new_tokens:
-            raise ValueError(
-                f"length_soft_limit is {soft}: it must be at least 0 and below max_new_tokens ({self.max_new_tokens})"
-            )
-        if self.missing_eos_penalty < 0:
-            raise ValueError(f"missing_eos_penalty is {self.missing_eos_penalty}: it must be at least 0")
-        self._check_watch()
-        if self.ensemble_penalty < 0:
-            raise ValueError(f"ensemble_penalty is {self.ensemble_penalty}: it must be at least 0, usually up to 1")
-        if self.ensemble_penalty and len(self.reward_model) < 2:
-            raise ValueError(
-                f"ensemble_penalty is {self.ensemble_penalty}, but --reward_model names no ensemble: name several"
-            )
-        if self.ensemble_rule == "min" and len(self.reward_model) < 2:
-            raise ValueError("ensemble_rule is min, but --reward_model names no ensemble: name several")
-        if self.ensemble_rule == "min" and self.ensemble_penalty:
-            raise ValueError(
-                f"ensemble_penalty is {self.ensemble_penalty}: the minimum takes off enough; leave it out, or choose "
-                "--ensemble_rule mean"
-            )
-        if not self.reward_model and not self.scorer:
-            raise ValueError("reward_model and scorer: neither is set; give at least one of them")
-        if self.scorer_weights and len(self.scorer_weights) != len(self.scorer):
-            raise ValueError(
-                f"scorer_weights has {len(self.scorer_weights)} weights for {len(self.scorer)} scorers: give one each"
-            )
-
-    def _check_watch(self) -> None:
-        """Refuse what judge and monitors cannot use."""
-        if self.judge_model and self.judge:
-            raise ValueError("judge_model and judge: both are set; give one of them")
-        has_judge = bool(self.judge_model or self.judge)
-        if self.keep not in (None, "best", "last"):
-            raise ValueError(f"keep is {self.keep!r}: choose best or last")
-        if self.keep == "best" and not has_judge:
-            raise ValueError("keep is best, but nobody judges: name a --judge_model or a --judge")
-        if self.judge_model and {self.judge_model, *map(str, reward_members(self.judge_model))} & {*self.reward_model}:
-            raise ValueError(
-                f"judge_model is {self.judge_model}, which is in the score too: a judge must stand outside of it"
-            )
-        if self.kl_budget is not None and not self.kl_budget > 0:
-            raise ValueError(f"kl_budget is {self.kl_budget}: it must be above 0, usually 10 to 50 nats")
-        read_reactions(self.monitors, self.monitor_reactions)
-        read_limits(self.monitor_limits)
 
     @property
     def prompts_per_minibatch(self) -> int:
