@@ -87,8 +87,9 @@ class PPOTrainer(RoleTrainer):
         self.prompt_position = 0
         self._saved_step = -1
         backbone.train_only(adapters=self.roles.adapters, heads=self.roles.heads)
-        for parameter in backbone.adapter_parameters("policy").values() if args.value_warmup_steps else ():
-            parameter.register_hook(self._stand_while_warming_up)
+        if args.value_warmup_steps:
+            for parameter in backbone.adapter_parameters("policy").values():
+                parameter.register_hook(self._stand_while_warming_up)
         super().__init__(backbone, args, saved_roles=self.roles.saved, **trainer_arguments)
         backbone.to(self.args.device)
         self.rollout_engine = build_engine(
@@ -443,7 +444,9 @@ class PPOTrainer(RoleTrainer):
 
     def load_stage_state(self, state: dict[str, Any]) -> None:
         self.prompt_position = state["prompt_position"]
-        self.kl_controller = type(self.kl_controller)(**state["kl_controller"])
+        # what was adapted goes on; target and horizon, or a fixed weight, are this run's own settings
+        if isinstance(self.kl_controller, AdaptiveKL) and "target" in state["kl_controller"]:
+            self.kl_controller.kl_coef = state["kl_controller"]["kl_coef"]
         self.score_shaper.moments = RunningMoments(**state["score_moments"])
         if "watch" in state:
             self.watch.load_state(state["watch"])

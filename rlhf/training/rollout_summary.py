@@ -175,8 +175,8 @@ def _value_sums(rollout: Sequence[RolloutBatch]) -> list[torch.Tensor]:
     """One `[6]` row of sums of returns and of what values leave of them, or none without a value model."""
     if not all(_has_values(batch) for batch in rollout):
         return []
-    returns = torch.cat([batch.returns for batch in rollout]).cpu().double()
-    error = returns - torch.cat([batch.old_values for batch in rollout]).cpu().double()
+    returns = torch.cat([batch.returns[batch.counted_tokens] for batch in rollout]).cpu().double()
+    error = returns - torch.cat([batch.old_values[batch.counted_tokens] for batch in rollout]).cpu().double()
     return [_pair_sums(returns, error)]
 
 

@@ -94,6 +94,17 @@ def test_explained_variance_is_there_with_values_only() -> None:
     assert summary(batches).means["value/explained_variance"] == pytest.approx(expected)
 
 
+def test_explained_variance_is_of_responses_that_are_learnt_from() -> None:
+    batches = rollout([["ab"], ["c"], ["de"]], [[1.0], [2.0], [float("nan")]])
+    returns = [[1.0, 2.0], [4.0], [90.0, -90.0]]
+    for batch, values in zip(batches, returns, strict=True):
+        batch.returns, batch.old_values = torch.tensor(values), torch.zeros(len(values)) + torch.tensor(values) / 2
+    # half of the returns is foreseen, so a quarter of their variance is left
+    assert summary(batches).means["value/explained_variance"] == pytest.approx(3 / 4)
+    batches[2].old_values = torch.tensor([-90.0, 90.0])
+    assert summary(batches).means["value/explained_variance"] == pytest.approx(3 / 4)
+
+
 def test_rows_have_what_alarms_choose_by() -> None:
     batches = rollout([["ab", "ab"], ["abcdefg", "c"]], [[1.0, 2.0], [3.0, 0.0]], judge=True)
     rows = alarm_rows(batches, step=4)
