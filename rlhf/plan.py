@@ -45,7 +45,10 @@ class PlanArguments:
     prompt_length: int = field(default=512, metadata={"help": "Tokens of a prompt."})
     response_length: int = field(default=256, metadata={"help": "Tokens of a response."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
-    value_model: str = field(default="adapter", metadata={"help": "adapter or shared."})
+    value_model: str = field(default="adapter", metadata={"help": "adapter, shared, or none as with rloo and grpo."})
+    own_reference: bool = field(
+        default=False, metadata={"help": "Whether PPO's reference is an adapter: reference start, or one that follows."}
+    )
     num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each rollout."})
     micro_batch_tokens: int = field(default=0, metadata={"help": "Tokens of one pass; 0: the most that fits."})
     tflops: float = field(default=400.0, metadata={"help": "Assumed rate of a GPU in training, in 1e12 a second."})
@@ -56,8 +59,8 @@ class PlanArguments:
             raise ValueError(f"stage is {self.stage!r}: choose reward, dpo or ppo")
         if self.zero not in (None, 0, 2, 3):
             raise ValueError(f"zero is {self.zero}: choose 0, 2 or 3")
-        if self.value_model not in ("adapter", "shared"):
-            raise ValueError(f"value_model is {self.value_model!r}: choose adapter or shared")
+        if self.value_model not in ("adapter", "shared", "none"):
+            raise ValueError(f"value_model is {self.value_model!r}: choose adapter, shared or none")
         names = ("gpus", "batch", "samples_per_prompt", "prompt_length", "response_length", "lora_r", "num_ppo_epochs")
         for name in names:
             if getattr(self, name) < 1:
@@ -102,7 +105,8 @@ def first_that_fits(model: ModelShape, args: PlanArguments) -> tuple[RunShape, b
             prompt_length=args.prompt_length,
             response_length=args.response_length,
             lora_r=args.lora_r,
-            shared_value=args.value_model == "shared",
+            shared_value=args.value_model != "adapter",
+            own_reference=args.own_reference,
             ppo_epochs=args.num_ppo_epochs,
             gpus=args.gpus,
             zero=zero,

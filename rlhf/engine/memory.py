@@ -124,8 +124,10 @@ class RunShape:
         checkpointing: whether activations are computed again in the backward pass.
         merged_copy: whether rollouts read merged weights in a copy.
         rollout_rows: responses decoded side by side.
-        shared_value: whether the value model is a head on the policy.
-        members: reward models, trained as an ensemble or scoring as one.
+        shared_value: whether no adapter of its own is the value model: a head on the policy, or none at all.
+        members: reward models, trained as an ensemble or scoring as one; 0 where scorers alone score.
+        judges: reward models that PPO has outside the score.
+        own_reference: whether PPO's reference is an adapter of its own, and not the backbone.
         ppo_epochs: passes over a rollout.
         gpus: processes.
         zero: DeepSpeed's stage, 0, 2 or 3.
@@ -146,6 +148,8 @@ class RunShape:
     rollout_rows: int = 64
     shared_value: bool = False
     members: int = 1
+    judges: int = 0
+    own_reference: bool = False
     ppo_epochs: int = 4
     gpus: int = 1
     zero: int = 0
@@ -181,8 +185,8 @@ class RunShape:
 
     @property
     def adapters(self) -> int:
-        """Adapters in memory: PPO holds the frozen reward adapters too."""
-        return self.training_rows + (self.members if self.stage == "ppo" else 0)
+        """Adapters in memory: PPO holds those that stand too, of reward models, judge and reference."""
+        return self.training_rows + (self.members + self.judges + self.own_reference if self.stage == "ppo" else 0)
 
 
 def kept_bytes_per_token(model: ModelShape, run: RunShape) -> float:
@@ -279,7 +283,7 @@ def step_operations(model: ModelShape, run: RunShape) -> dict[str, float]:
         return {"reference": body + head, "update": train + 2 * head}
     return {
         "rollout": body + head,
-        "scoring": (1 + run.members + run.training_rows) * body + 2 * head,
+        "scoring": (1 + run.members + run.judges + run.training_rows) * body + 2 * head,
         "update": run.ppo_epochs * (run.training_rows * train + 2 * head),
     }
 

@@ -135,8 +135,10 @@ def run_shape(stage: str, args: StageArguments, groups: Sequence[Group]) -> RunS
         quantised_bytes=QUANTISED_BYTES.get(args.quantization),
         lora_r=args.lora_r,
         rollout_rows=args.rollout_batch_rows if is_ppo else 0,
-        shared_value=is_ppo and args.value_model != "adapter",  # a head, or no value model at all
-        members=max(len(args.reward_model), 1) if is_ppo else getattr(args, "num_members", 1),
+        shared_value=is_ppo and args.value_model != "adapter",
+        members=len(args.reward_model) if is_ppo else getattr(args, "num_members", 1),
+        judges=int(is_ppo and args.judge_model is not None),
+        own_reference=is_ppo and args.holds_reference,
         gpus=args.world_size,
         zero=_zero_stage(args),
     )

@@ -69,6 +69,18 @@ def test_members_of_an_ensemble_are_rows_with_an_adapter_each() -> None:
     assert adapters[1] / adapters[0] == 5 / 3
 
 
+def test_a_reference_of_its_own_and_a_judge_are_adapters_that_stand() -> None:
+    plain = dataclasses.replace(RUN, stage="ppo", shared_value=True, members=0)  # policy alone
+    watched = dataclasses.replace(plain, judges=1, own_reference=True)
+    one, three = memory_parts(SMALL, plain), memory_parts(SMALL, watched)
+    assert three["adapters"] == 3 * one["adapters"]
+    assert {name for name in one if one[name] != three[name]} == {"adapters"}
+    # the judge is one more row of the scoring pass; the reference is one in either case
+    body = 2 * SMALL.body_weights * 80
+    assert step_operations(SMALL, watched)["scoring"] - step_operations(SMALL, plain)["scoring"] == body
+    assert dataclasses.replace(watched, stage="dpo").adapters == 1
+
+
 def test_zero_shares_out_what_it_says() -> None:
     alone, zero2, zero3 = (memory_parts(SMALL, dataclasses.replace(RUN, gpus=4, zero=zero)) for zero in (0, 2, 3))
     # adapter: 2 layers x 2 x (16 + 12 + 12 + 16 + 24 + 24 + 24) = 512 numbers
@@ -126,6 +138,16 @@ def test_what_does_not_fit_is_said_with_status_1(capsys) -> None:
     assert "DOES NOT FIT" in capsys.readouterr().out
 
 
+def test_the_command_counts_the_adapters_of_a_run(capsys) -> None:
+    gigabytes = []
+    for flags in (["--value_model", "none"], [], ["--own_reference", "true"]):
+        main(flags)
+        (found,) = re.findall(r"^  adapters +([\d.]+)$", capsys.readouterr().out, flags=re.MULTILINE)
+        gigabytes.append(float(found))
+    # two, three and four adapters of 8b at r 16: 42 million numbers of four bytes each
+    assert gigabytes == pytest.approx([2 * 0.168, 3 * 0.168, 4 * 0.168], abs=0.006)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -133,6 +155,7 @@ def test_what_does_not_fit_is_said_with_status_1(capsys) -> None:
         (["--zero", "1"], "zero is 1"),
         (["--stage", "sft"], "choose reward, dpo or ppo"),
         (["--model", "9x"], "model '9x' is not known"),
+        (["--value_model", "both"], "choose adapter, shared or none"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, said, capsys) -> None:

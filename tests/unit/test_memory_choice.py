@@ -160,6 +160,15 @@ def test_the_largest_batch_is_that_of_the_longest_groups(tmp_path) -> None:
     assert run_shape("dpo", arguments(tmp_path, 1, per_device_train_batch_size=10), GROUPS[:2]).batch_tokens == 9100
 
 
+def test_the_adapters_of_ppo_are_those_that_its_settings_ask_for(tmp_path) -> None:
+    lean = {"scorer": "a:b", "advantage_estimator": "rloo", "samples_per_prompt": 2}
+    assert run_shape("ppo", arguments(tmp_path, 1, PPOArguments, **lean), GROUPS).adapters == 1
+    assert run_shape("ppo", arguments(tmp_path, 1, PPOArguments, reward_model="a"), GROUPS).adapters == 3
+    full = {"reward_model": ["a", "b"], "judge_model": "c", "reference_update_steps": 2}
+    # policy, value, two reward models, judge, reference
+    assert run_shape("ppo", arguments(tmp_path, 1, PPOArguments, **full), GROUPS).adapters == 6
+
+
 def test_with_enough_memory_nothing_changes(tmp_path, source, capsys) -> None:
     args = arguments(tmp_path, ENOUGH)
     plan_run("dpo", args, source, SHORT)
