@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             reward_models=[*args.reward_model, *([args.judge_model] if args.judge_model else [])],
             max_new_tokens=args.max_new_tokens,
             num_adapters=2 if args.value_model == "adapter" else 1,
+            # the reference; with a judge the best policy by now and the last one
+            num_standing=args.holds_reference + 2 * (args.keep != "last" and bool(args.judge_model or args.judge)),
         )
         plan_run("ppo", args, source, longest_rollouts(args, chat, prompts))
         backbone = build_backbone(args, str(source.backbone))

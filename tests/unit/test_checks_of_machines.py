@@ -44,6 +44,8 @@ def test_checkpoints_beyond_the_disk_are_refused(monkeypatch, tmp_path: Path) ->
 def test_checkpoints_hold_weights_and_two_moments_in_float32() -> None:
     # two kept and one being written, three numbers of four bytes for each weight, and the result
     assert checkpoint_bytes(10, 2) == 10 * 4 * (3 * 3 + 1)
+    # what stands is in each of the three and in the result, without moments
+    assert checkpoint_bytes(10, 2, 5) == 10 * 4 * (3 * 3 + 1) + 5 * 4 * (3 + 1)
 
 
 def test_weights_are_counted_in_the_type_they_are_loaded_in(tmp_path: Path) -> None:

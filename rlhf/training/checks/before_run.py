@@ -35,6 +35,7 @@ def check_inputs(
     reward_models: Sequence[str] = (),
     max_new_tokens: int = 0,
     num_adapters: int = 1,
+    num_standing: int = 0,
     writes_model: bool = False,
 ) -> None:
     """Look at tokenizer, template, files, data, memory and disk before the model is loaded.
@@ -47,6 +48,7 @@ def check_inputs(
         reward_models: folders of reward adapters on this backbone.
         max_new_tokens: the longest response that will be sampled.
         num_adapters: adapters that the run trains.
+        num_standing: adapters that it writes beside these without training them.
         writes_model: whether it ends with a whole model.
 
     Raises:
@@ -67,8 +69,9 @@ def check_inputs(
     weights = loaded_bytes(source.backbone, settings, DTYPES[args.dtype])
     if args.quantization == "none" and not is_deepspeed_zero3_enabled():
         report.add("memory", check_memory(weights, torch.device("cpu")))
-    trained = num_adapters * adapter_weights(settings, args.lora_r)
-    written = checkpoint_bytes(trained, args.save_total_limit or 1) + (weights if writes_model else 0)
+    adapter = adapter_weights(settings, args.lora_r)
+    kept = args.save_total_limit or 1
+    written = checkpoint_bytes(num_adapters * adapter, kept, num_standing * adapter) + (weights if writes_model else 0)
     report.add("disk", check_disk(written, Path(str(args.output_dir))))
     refuse(report, args.allow)
 

@@ -55,9 +55,15 @@ def check_disk(needed: float, output_dir: Path) -> Iterator[Finding]:
         )
 
 
-def checkpoint_bytes(num_trained: int, kept: int) -> float:
-    """Bytes of the checkpoints that a run keeps, of the one it writes meanwhile, and of what it ends with."""
-    return 4 * num_trained * (STATES * (kept + 1) + 1)
+def checkpoint_bytes(num_trained: int, kept: int, num_standing: int = 0) -> float:
+    """Bytes of the checkpoints that a run keeps, of the one it writes meanwhile, and of what it ends with.
+
+    Args:
+        num_trained: weights that learn.
+        kept: checkpoints.
+        num_standing: weights that are written without having moments, as those of a reference.
+    """
+    return 4 * (num_trained * (STATES * (kept + 1) + 1) + num_standing * (kept + 2))
 
 
 def _existing(folder: Path) -> Path:
