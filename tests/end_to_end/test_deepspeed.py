@@ -152,6 +152,25 @@ def test_two_processes_resume(stage, zero_stage, together, arguments, launch, ze
     assert manifest["status"] == "finished"
 
 
+def test_a_judge_under_zero3_scores_every_rollout_and_the_policy_it_likes_best_is_kept(
+    arguments, launch, zero3_tiny, reward_model, tmp_path
+) -> None:
+    judge, run = tmp_path / "judge", tmp_path / "run"
+    shutil.copytree(reward_model, judge)
+    saving = ["--save_steps", "1", "--save_total_limit", "4", "--judge_model", judge]
+    launch(zero3_tiny, ROOT / SCRIPTS["ppo"], *arguments("ppo", 2), *saving, "--output_dir", run)
+    rows = logged(run)
+    for row in rows:  # it has the weights of the reward model
+        assert row["objective/judge_score"] == pytest.approx(row["objective/score"], abs=1e-4)
+    kept = json.loads((run / "metrics.json").read_text())["kept/step"]
+    first, second, third, fourth = (row["objective/judge_score"] for row in rows)
+    marks = {1: first / 4 + second / 2 + third / 4, 2: second / 4 + third / 2 + fourth / 4}
+    assert kept == max(marks, key=lambda step: marks[step])
+    policy, expected = (load_file(folder / "adapter_model.safetensors") for folder in (run, run / f"checkpoint-{kept}"))
+    assert all(tensor.equal(policy[name]) for name, tensor in expected.items())
+    assert (run / "last" / "value" / "value_head.safetensors").is_file()
+
+
 @pytest.fixture(scope="module")
 def stored_rollout(tmp_path_factory) -> Path:
     """Sixteen prompts with two responses each, with numbers as a rollout gives them."""
