@@ -39,11 +39,14 @@ benchmark-peers: .benchmark-peers/trl-$(TRL_PPO)/trl
 system:
 	.ci/system-packages
 
+# Two workers of one thread each: tests are many small processes and models, which a second thread does not help.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(STAMP) system
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(STAMP) system benchmark-peers
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
