@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from rlhf.data.comparisons import Message
 from rlhf.engine.packing import Group
 from rlhf.training.rollout import RolloutBatch, SampledGroup, pack_rollout
-from rlhf.training.rollout_summary import alarm_rows, summarise
+from rlhf.training.rollout_summary import alarm_rows, highest_ratio, summarise
 
 CPU = torch.device("cpu")
 
@@ -103,6 +104,14 @@ def test_explained_variance_is_of_responses_that_are_learnt_from() -> None:
     assert summary(batches).means["value/explained_variance"] == pytest.approx(3 / 4)
     batches[2].old_values = torch.tensor([-90.0, 90.0])
     assert summary(batches).means["value/explained_variance"] == pytest.approx(3 / 4)
+
+
+def test_the_highest_ratio_is_the_highest_mean_of_a_minibatch_over_all_processes() -> None:
+    # this process: means 1.5, 4 and, where it counted nothing, none; the other has twelve ratios of 1 in each
+    mine = [torch.tensor([6.0, 4.0]), torch.tensor([16.0, 4.0]), torch.tensor([0.0, 0.0])]
+    assert highest_ratio(mine, reduce=lambda total: total, device=CPU) == 4
+    assert highest_ratio(mine, reduce=lambda total: total + 12, device=CPU) == pytest.approx(28 / 16)
+    assert math.isnan(highest_ratio([], reduce=lambda total: total, device=CPU))
 
 
 def test_rows_have_what_alarms_choose_by() -> None:
