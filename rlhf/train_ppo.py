@@ -110,9 +110,8 @@ def build_judge(args: PPOArguments) -> ResponseScorer | None:
     """
     if args.judge is None:
         return None
-    specs = [args.judge]
     (judge,) = build_scorers(
-        specs, timeout=args.scorer_timeout, retries=args.scorer_retries, batch_size=args.scorer_batch_size
+        [args.judge], timeout=args.scorer_timeout, retries=args.scorer_retries, batch_size=args.scorer_batch_size
     )
     return judge
 

@@ -220,10 +220,13 @@ def _refuse_watch(args: PPOArguments) -> None:
         raise ValueError(f"keep is {args.keep!r}: choose best or last")
     if args.keep == "best" and not (args.judge_model or args.judge):
         raise ValueError("keep is best, but nobody judges: name a --judge_model or a --judge")
-    if args.judge_model and {args.judge_model, *map(str, reward_members(args.judge_model))} & {*args.reward_model}:
+    judges = [] if args.judge_model is None else [str(member) for member in reward_members(args.judge_model)]
+    if {args.judge_model, *judges} & {*args.reward_model}:
         raise ValueError(
             f"judge_model is {args.judge_model}, which is in the score too: a judge must stand outside of it"
         )
+    if len(judges) > 1:
+        raise ValueError(f"judge_model is {args.judge_model}, an ensemble: name one member, such as {judges[0]}")
     read_reactions(args.monitors, args.monitor_reactions)
     for name in read_limits(args.monitor_limits):
         if name in ("kl_target", "kl_budget") and getattr(args, name) is None:

@@ -134,3 +134,5 @@ def test_the_run_of_an_ensemble_stands_for_its_members(members, base, tmp_path) 
     for judge in (str(run), parts[1]):
         with pytest.raises(ValueError, match="a judge must stand outside of it"):
             arguments(tmp_path, reward_model=str(run), judge_model=judge)
+    with pytest.raises(ValueError, match=r"an ensemble: name one member, such as .*member_1"):
+        arguments(tmp_path, reward_model=members[0], judge_model=str(run))
