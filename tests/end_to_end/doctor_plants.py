@@ -29,6 +29,7 @@ def brevity(prompts: Any, responses: list[str]) -> list[float]:
 TURNS = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 BOS_ID = "bos_token_id"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def save_classifier(model_class: Any, config: Any, tokenizer_folder: Path, folde
             if parameter.dim() > 1:
                 parameter.normal_(std=0.3)
     model.save_pretrained(str(folder))
-    AutoTokenizer.from_pretrained(str(tokenizer_folder), **settings).save_pretrained(str(folder))
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer_folder / name, folder / name)
+    edit_json(folder / "tokenizer_config.json", settings)
     return folder
 
 
@@ -169,7 +172,7 @@ def bos_left_to_the_tokenizer(place: Place) -> list[Any]:
 
 
 def bos_of_another_model(place: Place) -> list[Any]:
-    return ["--policy", place.policy(config={BOS_ID: 5})]
+    return ["--policy", place.policy(config={BOS_ID: 5}, generation={BOS_ID: 5})]
 
 
 def no_eos(place: Place) -> list[Any]:

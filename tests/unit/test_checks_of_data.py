@@ -7,7 +7,8 @@ import random
 import pytest
 
 from rlhf.data.comparisons import Comparison, Message, Response
-from rlhf.training.checks.data_rows import DataRows, check_pairs
+from rlhf.training.checks import leakage
+from rlhf.training.checks.data_rows import DataRows, check_pairs, check_rows
 from rlhf.training.checks.findings import by_share
 from rlhf.training.checks.leakage import check_leakage, near_duplicates
 
@@ -82,6 +83,38 @@ def test_a_common_system_message_makes_no_prompts_alike() -> None:
     assert list(check_leakage(*rows)) == []
 
 
+def test_prompts_with_other_system_messages_are_near_and_not_one() -> None:
+    """What is asked may be in the system message, as where it holds a document."""
+    seen, held_out = (
+        DataRows.of(field, [Comparison((Message("system", text), Message("user", "Sum it up in a line.")))])
+        for field, text in (("train_file", "About bread."), ("eval_file", "About rain."))
+    )
+    assert [finding.name for finding in check_leakage(seen, held_out)] == ["near_leakage"]
+    assert [finding.name for finding in check_leakage(seen, seen)] == ["leakage"]
+
+
+def test_of_very_many_words_evenly_taken_rows_are_looked_at(monkeypatch) -> None:
+    """Every other row on one side, then on both."""
+    seen = prompts("train_file", texts(40, seed=12, words=(20, 20)))
+    copies = [f"{row.prompt[0].content} anew" for row in seen.rows]
+    monkeypatch.setattr(leakage, "MOST_WORDS_SEEN", 500)
+    (finding,) = check_leakage(seen, prompts("eval_file", copies))
+    assert finding.found.startswith("20 of 40 other prompts of eval_file")
+    monkeypatch.setattr(leakage, "MOST_WORDS_HELD_OUT", 500)
+    (finding,) = check_leakage(seen, prompts("eval_file", ["So be it, at last.", *reversed(copies)]))
+    assert finding.found.startswith("20 of 21 other prompts of eval_file")
+    assert finding.example is not None
+    assert finding.example.startswith("row 3 of eval_file and row 39 of train_file")
+
+
+def test_a_form_that_all_prompts_are_made_from_costs_no_comparison_of_all() -> None:
+    form = "please write a short and friendly letter to {0} about {0}"
+    names = [f"name{number}" for number in range(leakage.FORM + 1)]
+    asked = [form.format(name) for name in names]
+    assert near_duplicates(asked, [form.format("nobody")]) == {}
+    assert set(near_duplicates(asked[:-1], [form.format("nobody")])) == set(range(leakage.FORM))
+
+
 def test_a_row_in_a_hundred_decides_whether_leakage_is_fatal() -> None:
     seen, held_out = texts(10, seed=10), texts(400, seed=11)
     (mild,) = check_leakage(prompts("train_file", seen), prompts("eval_file", [*held_out, *seen[:3]]))
@@ -104,6 +137,34 @@ def test_a_leaked_response_is_counted_too() -> None:
 @pytest.mark.parametrize(("share", "severity"), [(0.004, "note"), (0.01, "warning"), (0.49, "warning"), (0.5, "fatal")])
 def test_the_severity_of_a_share(share: float, severity: str) -> None:
     assert by_share(share, warning=0.01, fatal=0.5) == severity
+
+
+def judged(text: str, ranks: tuple[int, int], *annotators: str) -> Comparison:
+    return Comparison((Message("user", text),), (Response("So."), Response("No.")), ranks, annotators=annotators)
+
+
+def test_judgments_of_several_annotators_are_no_duplicates_and_may_differ() -> None:
+    """Five for each of 40 prompts, of whom one or two see it otherwise, as the annotation app exports them."""
+    names = ("ann", "bo", "cy", "di", "ed")
+    rows = [
+        judged(text, (2, 1) if place < 1 + number % 2 else (1, 2), name)
+        for number, text in enumerate(texts(40, seed=13))
+        for place, name in enumerate(names)
+    ]
+    (finding,) = check_rows(DataRows.of("train_file", rows))
+    assert (finding.name, finding.severity) == ("contradictory_pairs", "warning")
+    assert finding.found.startswith("60 of 200 pairs of train_file")  # 1 of 5 in 20 prompts, 2 of 5 in 20
+    nameless = [judged(row.prompt[0].content, row.ranks or (1, 2)) for row in rows]
+    assert [f.name for f in check_rows(DataRows.of("train_file", nameless)) if f.severity == "fatal"] == [
+        "duplicated_rows"
+    ]
+
+
+def test_pairs_as_often_one_way_as_the_other_stop_a_run() -> None:
+    rows = [judged(text, ranks) for text in texts(30, seed=14) for ranks in ((1, 2), (2, 1))]
+    (finding,) = check_rows(DataRows.of("train_file", rows))
+    assert (finding.name, finding.severity) == ("contradictory_pairs", "fatal")
+    assert finding.found.startswith("30 of 60 pairs")
 
 
 def test_a_ranking_with_a_tie_has_no_pair_of_the_tied() -> None:

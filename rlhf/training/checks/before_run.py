@@ -40,6 +40,8 @@ def check_inputs(
 ) -> None:
     """Look at tokenizer, template, files, data, memory and disk before the model is loaded.
 
+    A run that is resumed goes on with the data that it began with, which were looked at then.
+
     Args:
         args: of the stage; `allow` names what may be fatal.
         source: where the backbone is.
@@ -65,12 +67,13 @@ def check_inputs(
             tokenizer = load_tokenizer(other)
             field = f"reward_model {folder}"
             report.add("reward_model", check_agreement(chat.tokenizer, tokenizer, shares_backbone=True, field=field))
-    check_run_data(report, data, chat, settings, max_new_tokens=max_new_tokens)
+    if not args.resume_from_checkpoint:
+        check_run_data(report, data, chat, settings, max_new_tokens=max_new_tokens)
     weights = loaded_bytes(source.backbone, settings, DTYPES[args.dtype])
     if args.quantization == "none" and not is_deepspeed_zero3_enabled():
         report.add("memory", check_memory(weights, torch.device("cpu")))
     adapter = adapter_weights(settings, args.lora_r)
-    kept = args.save_total_limit or 1
+    kept = 0 if args.resume_from_checkpoint else args.save_total_limit or 1  # those of a resumed run are there
     written = checkpoint_bytes(num_adapters * adapter, kept, num_standing * adapter) + (weights if writes_model else 0)
     report.add("disk", check_disk(written, Path(str(args.output_dir))))
     refuse(report, args.allow)

@@ -29,11 +29,12 @@ Prompt = tuple[Message, ...]
 
 @dataclass(frozen=True)
 class DataRow:
-    """One row: a prompt, its responses, and (chosen, rejected) pairs of them."""
+    """One row: a prompt, its responses, (chosen, rejected) pairs of them, and who ordered them where that is known."""
 
     prompt: Prompt
     responses: tuple[Response, ...] = ()
     pairs: tuple[tuple[int, int], ...] = ()
+    annotators: tuple[str, ...] = ()
 
     def texts(self) -> tuple[str, ...]:
         return tuple(response.text for response in self.responses)
@@ -72,7 +73,7 @@ class DataRows:
 def _row(record: Comparison | Demonstration) -> DataRow:
     if isinstance(record, Demonstration):
         return DataRow(record.prompt, (Response(record.response),))
-    return DataRow(record.prompt, record.responses, tuple(record.pairs()))
+    return DataRow(record.prompt, record.responses, tuple(record.pairs()), record.annotators)
 
 
 def read_rows(paths: Paths, *, skip_bad_lines: bool = False) -> tuple[list[Comparison | Demonstration], ReadReport]:
@@ -141,7 +142,7 @@ def check_special_tokens(data: DataRows, tokenizer: Any) -> Iterator[Finding]:
 
 
 def _check_duplicates(data: DataRows) -> Iterator[Finding]:
-    same_rows = _repeated([(row.prompt, row.texts()) for row in data.rows])
+    same_rows = _repeated([(row.prompt, row.texts(), row.pairs, row.annotators) for row in data.rows])
     is_prompts = not data.responses
     if not same_rows:
         return
@@ -153,7 +154,10 @@ def _check_duplicates(data: DataRows) -> Iterator[Finding]:
         by_share(share, warning=0.01, fatal=math.inf if is_prompts else 0.5),
         f"{share:.1%} of the {kind} of {data.field} repeat an earlier one word for word: they count double, and "
         "a split of the file would put them on both sides",
-        f"remove the repeated {kind}",
+        "remove the repeated prompts"
+        if is_prompts
+        else "remove the repeated rows; several people's judgments of the "
+        "same responses are none where `annotators` names them",
         example=f"{data.place(first)} stands there {number} times: {shown(data.rows[first].prompt[-1].content)}",
     )
 
@@ -187,18 +191,25 @@ def check_pairs(data: DataRows) -> Iterator[Finding]:
             "remove them, or look for what wrote one text into both",
             example=data.place(equal[0]),
         )
-    ordered = {(prompt, chosen, rejected) for _, prompt, chosen, rejected in pairs if chosen != rejected}
-    both = [index for index, prompt, chosen, rejected in pairs if (prompt, rejected, chosen) in ordered]
-    if both:
-        yield Finding(
-            "contradictory_pairs",
-            by_share(len(both) / len(pairs), warning=0, fatal=0.5),
-            f"{len(both)} of {len(pairs)} pairs of {data.field} stand there the other way round as well: at most half "
-            "of them can be predicted",
-            "keep the majority's order, or one row with the share of votes",
-            example=data.place(both[0]),
-        )
+    yield from _check_contradictions(data, [pair for pair in pairs if pair[2] != pair[3]])
     yield from _check_lengths_of_pairs(data, [(len(chosen), len(rejected)) for _, _, chosen, rejected in pairs])
+
+
+def _check_contradictions(data: DataRows, pairs: Sequence[tuple[int, Prompt, str, str]]) -> Iterator[Finding]:
+    counts = Counter((prompt, chosen, rejected) for _, prompt, chosen, rejected in pairs)
+    against = [counts[prompt, rejected, chosen] for _, prompt, chosen, rejected in pairs]
+    if not any(against):
+        return
+    # each two responses are met in both orders here
+    lost = sum(min(number, counts[prompt, worse, better]) for (prompt, better, worse), number in counts.items()) / 2
+    yield Finding(
+        "contradictory_pairs",
+        by_share(lost / len(pairs), warning=0, fatal=0.4),
+        f"{lost:.0f} of {len(pairs)} pairs of {data.field} stand against as many or more that order the same responses "
+        "the other way round: no model can predict them",
+        "keep the majority's order, or train on shares of votes: --soft_labels true",
+        example=data.place(next(pair[0] for pair, number in zip(pairs, against, strict=True) if number)),
+    )
 
 
 def _check_lengths_of_pairs(data: DataRows, lengths: Sequence[tuple[int, int]]) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rlhf.data.comparisons import Message
 from rlhf.training.checks.data_rows import DataRows
@@ -12,13 +12,18 @@ from rlhf.training.checks.findings import WARNING, Finding, by_share, shown
 
 WORD = re.compile(r"\w+")
 SHINGLE = 3  # words
+Shingle = tuple[str, ...]
 NEAR = 0.5  # Jaccard similarity of the sets of shingles from which on two texts are near-duplicates
+FORM = 100  # held-out texts that share a rare shingle: it belongs to a form that all are made from, and is not followed
+# Words that are looked at for near-duplicates, evenly taken rows where there are more: ten seconds and half a gigabyte.
+MOST_WORDS_SEEN, MOST_WORDS_HELD_OUT = 10_000_000, 1_500_000
 
 
 def check_leakage(seen: DataRows, held_out: DataRows, *, name: str = "leakage") -> Iterator[Finding]:
     """Rows of `held_out` whose prompt is in `seen`, and those whose prompt is nearly so.
 
-    Words decide, whatever their case and punctuation; system messages do not count.
+    Words decide, whatever their case and punctuation. Prompts with other system messages are not one prompt; whether
+    they are near is decided without these, since one system message may stand before all.
     """
     if not seen.rows or not held_out.rows:
         return
@@ -42,57 +47,72 @@ def check_leakage(seen: DataRows, held_out: DataRows, *, name: str = "leakage") 
         )
     known = {index for index, _ in exact}
     rest = [index for index in range(len(texts_held_out)) if index not in known]
-    near = near_duplicates([texts_held_out[index] for index in rest], texts_seen)
+    rest = rest[:: near_every(held_out, MOST_WORDS_HELD_OUT)]
+    every = near_every(seen, MOST_WORDS_SEEN)
+    near = near_duplicates(
+        [_text(held_out.rows[index].prompt, with_system=False) for index in rest],
+        (_text(row.prompt, with_system=False) for row in seen.rows[::every]),
+    )
     if near:
         first_near, (other, similarity) = min(near.items())
         index = rest[first_near]
         yield Finding(
             "near_leakage",
             WARNING,
-            f"{len(near)} of {len(held_out.rows)} prompts of {held_out.field} share half of their word sequences or "
-            f"more with one of {seen.field}",
+            f"{len(near)} of {len(rest)} other prompts of {held_out.field} share half of their word sequences or more "
+            f"with one of {seen.field}",
             f"look at them, and remove their likes from {seen.field} if they ask the same",
-            example=f"{held_out.place(index)} and {seen.place(other)} (similarity {similarity:.2f}): "
+            example=f"{held_out.place(index)} and {seen.place(other * every)} (similarity {similarity:.2f}): "
             f"{shown(held_out.rows[index].prompt[-1].content)}",
         )
 
 
-def near_duplicates(texts: Sequence[str], among: Sequence[str]) -> dict[int, tuple[int, float]]:
+def near_every(data: DataRows, most_words: int) -> int:
+    """Of so many rows one is looked at for near-duplicates: 1 unless the prompts have more than so many words."""
+    words = sum(message.content.count(" ") for row in data.rows for message in row.prompt if message.role != "system")
+    return 1 + words // most_words
+
+
+def near_duplicates(texts: Sequence[str], among: Iterable[str]) -> dict[int, tuple[int, float]]:
     """For each index of `texts` with a near-duplicate in `among`: the index of the most similar, and how similar.
 
     Similarity is the Jaccard similarity of the sets of three-word sequences, from `NEAR` on; texts of fewer words have
-    none. Exact: two sets that share at least a half share one of the rarest sequences of either, so only the rarest
-    half of a text's sequences are looked up (prefix filtering; Chaudhuri, Ganti, Kaushik, ICDE 2006).
+    none. Two sets that share at least a half share one of the rarest sequences of either, so only the rarest half of a
+    text's sequences are looked up (prefix filtering; Chaudhuri, Ganti, Kaushik, ICDE 2006). Exact but for texts that
+    share with `FORM` others what is rarest in them. Only `texts` are held, as sets and as an index.
     """
-    sets = [_shingles(text) for text in among]
-    counts = Counter(shingle for shingles in sets for shingle in shingles)
-    places: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for index, shingles in enumerate(sets):
+    asked = [_shingles(text) for text in texts]
+    counts = Counter(shingle for shingles in asked for shingle in shingles)
+    places: defaultdict[Shingle, list[int]] = defaultdict(list)
+    for index, shingles in enumerate(asked):
         for shingle in _rarest(shingles, counts):
             places[shingle].append(index)
     found: dict[int, tuple[int, float]] = {}
-    for index, text in enumerate(texts):
+    for place, text in enumerate(among):
         own = _shingles(text)
-        candidates = {place for shingle in _rarest(own, counts) for place in places.get(shingle, ())}
-        scored = [(len(own & sets[place]) / len(own | sets[place]), -place) for place in candidates]
-        best, place = max(scored, default=(0.0, 0))
-        if best >= NEAR:
-            found[index] = (-place, best)
+        # what is similar to it holds half of its sequences
+        if sum(shingle in counts for shingle in own) < max(1, NEAR * len(own)):
+            continue
+        pointed = (places.get(shingle, ()) for shingle in _rarest(own, counts))
+        for index in {index for indices in pointed if len(indices) <= FORM for index in indices}:
+            similarity = len(own & asked[index]) / len(own | asked[index])
+            if similarity >= NEAR and similarity > found.get(index, (0, 0.0))[1]:
+                found[index] = (place, similarity)
     return found
 
 
-def _text(prompt: Sequence[Message]) -> str:
+def _text(prompt: Sequence[Message], *, with_system: bool = True) -> str:
     """The words of a conversation, lower-case, with who says them; the whole text where it has no words."""
-    turns = [(message.role, message.content) for message in prompt if message.role != "system"]
+    turns = [(message.role, message.content) for message in prompt if with_system or message.role != "system"]
     return "\n".join(f"{role}: {' '.join(WORD.findall(text.lower())) or text.strip()}" for role, text in turns)
 
 
-def _shingles(text: str) -> frozenset[tuple[str, ...]]:
+def _shingles(text: str) -> frozenset[Shingle]:
     words = text.split()
-    return frozenset(tuple(words[i : i + SHINGLE]) for i in range(len(words) - SHINGLE + 1))
+    return frozenset(zip(*(words[start:] for start in range(SHINGLE)), strict=False))
 
 
-def _rarest(shingles: frozenset[tuple[str, ...]], counts: Counter[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def _rarest(shingles: frozenset[Shingle], counts: Counter[Shingle]) -> list[Shingle]:
     """So many of the rarest that a set of similarity `NEAR` or more shares one of them, in an order common to all."""
     ordered = sorted(shingles, key=lambda shingle: (counts[shingle], shingle))
     return ordered[: len(ordered) - int(NEAR * len(ordered)) + 1] if ordered else []

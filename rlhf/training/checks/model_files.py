@@ -48,7 +48,15 @@ class ModelSettings:
     @property
     def stop_ids(self) -> set[int]:
         """The tokens at which `generate` stops by these files."""
-        named = [settings.get("eos_token_id") for settings in (self.generation, self.config)]
+        return self._ids("eos_token_id")
+
+    @property
+    def bos_ids(self) -> set[int]:
+        """The tokens with which a sequence begins by these files; they need not agree."""
+        return self._ids("bos_token_id")
+
+    def _ids(self, name: str) -> set[int]:
+        named = [settings.get(name) for settings in (self.generation, self.config)]
         return {token for ids in named if ids is not None for token in (ids if isinstance(ids, list) else [ids])}
 
 
