@@ -21,7 +21,7 @@ from rlhf.training.run_folder import LOG, read_rows
 
 TRAINING_SECONDS = 150
 CALIBRATION_STEPS = 6
-KL_COEF = "0.15"
+KL_COEF = "0.2"
 SEEDS = (0, 1, 2)
 PHASES = ("time/rollout", "time/scoring", "time/update")
 # All arms have 64 responses to a rollout and four optimiser steps on it.

@@ -19,10 +19,10 @@ from rlhf.evaluation.metrics import Estimate, bootstrap_mean
 from rlhf.recipe_report import markdown
 from rlhf.training.run_folder import read_rows
 
-PPO_WEIGHTS = (0.05, 0.15, 0.5)
+PPO_WEIGHTS = (0.1, 0.2, 0.4)
 DPO_BETAS = (0.05, 0.1, 0.3)
 SEEDS = (0, 1, 2)
-PPO_STEPS = 20
+PPO_STEPS = 16
 LEAST_LEAD, MOST_KL = 0.25, 10.0
 PLOT = "evidence-frontier.svg"
 # Rafailov et al. 2023 (arXiv 2305.18290), figure 2, IMDb: (KL, reward), read off the figure, +-.02.
@@ -86,7 +86,7 @@ def ppo_command(
     return (
         *("rlhf", "ppo", "--model", sentiment.SFT, *reward_model),
         *("--prompt_file", f"{sentiment.FILES}/prompts_train.jsonl", "--output_dir", output),
-        *("--max_new_tokens", str(MAX_NEW_TOKENS), "--missing_eos_penalty", "0", "--learning_rate", "3e-4"),
+        *("--max_new_tokens", str(MAX_NEW_TOKENS), "--missing_eos_penalty", "0", "--learning_rate", "1e-3"),
         *("--per_device_train_batch_size", "8", "--num_mini_batches", "2", "--num_ppo_epochs", "2"),
         *("--monitors", "warn", "--seed", str(seed), *sentiment.LENGTHS, *sentiment.UNSAVED),
     )
@@ -95,7 +95,7 @@ def ppo_command(
 def dpo_run(beta: float, seed: int) -> Run:
     train = (
         *("rlhf", "dpo", "--model", sentiment.SFT, "--train_file", sentiment.RANKINGS),
-        *("--output_dir", f"{HERE}/policy", "--beta", str(beta), "--learning_rate", "2e-4"),
+        *("--output_dir", f"{HERE}/policy", "--beta", str(beta), "--learning_rate", "3e-4"),
         *("--per_device_train_batch_size", "8", "--max_steps", "60", "--seed", str(seed)),
         *(*sentiment.LENGTHS, *sentiment.UNSAVED),
     )

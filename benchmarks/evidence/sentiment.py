@@ -13,7 +13,8 @@ RANKINGS = f"{RUNS}/sentiment/rankings/rankings.jsonl"
 MADE = ("sentiment/data", "sentiment/sft", "sentiment/reward", "sentiment/judge")
 LENGTHS = ("--max_prompt_length", "64", "--max_response_length", str(MAX_NEW_TOKENS))
 UNSAVED = ("--save_strategy", "no")
-PAIRS = (*LENGTHS, *UNSAVED, "--normalise_examples", "64")
+# Sentences are cut as responses are, so that the reward model sees them with and without an end of turn.
+PAIRS = (*LENGTHS, *UNSAVED, "--normalise_examples", "64", "--allow", "responses_cut")
 # The judge reads whole sentences at their last word: that none ends its turn is meant.
 JUDGED = ("--max_prompt_length", "32", "--max_response_length", "48", *UNSAVED, "--allow", "responses_never_end")
 PYTHON = ("python", "-m")
@@ -39,7 +40,7 @@ def runs() -> list[Run]:
             (
                 (
                     *("rlhf", "sft", "--model", "smollm2-135m", "--train_file", f"{FILES}/demonstrations.jsonl"),
-                    *("--output_dir", f"{HERE}/model", "--max_steps", "150", "--per_device_train_batch_size", "8"),
+                    *("--output_dir", f"{HERE}/model", "--max_steps", "120", "--per_device_train_batch_size", "8"),
                     *("--learning_rate", "5e-4", "--lr_scheduler_type", "cosine"),
                     *("--max_prompt_length", "40", "--max_response_length", str(MAX_NEW_TOKENS), *UNSAVED),
                     *("--allow", "responses_cut", "responses_never_end"),  # reviews are cut off: that is meant
@@ -54,7 +55,7 @@ def runs() -> list[Run]:
                 (
                     *("rlhf", "reward", "--model", SFT, "--train_file", f"{FILES}/preferences.jsonl"),
                     *("--eval_file", f"{FILES}/preferences_heldout.jsonl", "--output_dir", f"{HERE}/model"),
-                    *("--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--learning_rate", "5e-4"),
+                    *("--max_steps", "90", "--per_device_train_batch_size", "8", "--learning_rate", "5e-4"),
                     *("--lr_scheduler_type", "cosine", *PAIRS),
                 ),
             ),
