@@ -107,11 +107,15 @@ def test_annotation_runs_without_torch(name: str) -> None:
         assert not within(imported, "rlhf.training"), f"{name} imports {imported}"
 
 
+@pytest.fixture(scope="module")
+def other_packages() -> set[str]:
+    return (set(importlib.metadata.packages_distributions()) | sys.stdlib_module_names) - set(PACKAGES)
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if "." in name])
-def test_no_module_hides_another_package(name: str) -> None:
+def test_no_module_hides_another_package(name: str, other_packages: set[str]) -> None:
     """`accelerate launch rlhf/train_ppo.py` puts `rlhf/` first on the path."""
-    others = set(importlib.metadata.packages_distributions()) | sys.stdlib_module_names
-    assert name.rpartition(".")[2] not in others - set(PACKAGES)
+    assert name.rpartition(".")[2] not in other_packages
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
