@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from rlhf.data.records import Comparison
@@ -59,11 +59,33 @@ def votes_of(judgments: Sequence[Comparison]) -> Votes:
 
 
 def merged(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
-    """Judgments of the same responses to the same prompt together, in the order of their first appearance."""
-    by_id: dict[str, list[Comparison]] = {}
+    """Judgments of the same responses to the same prompt together, in the order of their first appearance.
+
+    The responses of all are put in the order that the first judgment has them in: rows of chosen and rejected have
+    them in another order where annotators disagree.
+    """
+    by_content: dict[tuple[str, tuple[str, ...]], list[Comparison]] = {}
     for comparison in comparisons:
-        by_id.setdefault(comparison.id, []).append(comparison)
-    return list(by_id.values())
+        texts = tuple(sorted(response.text for response in comparison.responses))
+        together = by_content.setdefault((comparison.prompt_id, texts), [])
+        together.append(_in_order_of(together[0], comparison) if together else comparison)
+    return list(by_content.values())
+
+
+def _in_order_of(first: Comparison, comparison: Comparison) -> Comparison:
+    """The comparison with its responses in another's order; equal texts keep theirs among each other."""
+    if comparison.id == first.id:
+        return comparison
+    places: dict[str, list[int]] = {}
+    for index, response in enumerate(comparison.responses):
+        places.setdefault(response.text, []).append(index)
+    order = [places[response.text].pop(0) for response in first.responses]
+    ranks = comparison.ranks
+    return replace(
+        comparison,
+        responses=tuple(comparison.responses[index] for index in order),
+        ranks=None if ranks is None else tuple(ranks[index] for index in order),
+    )
 
 
 def _preference(rank: int, other: int) -> float:

@@ -45,6 +45,22 @@ def test_judgments_of_the_same_responses_are_put_together_in_order() -> None:
     assert merged(rows) == [[rows[0], rows[2]], [rows[1]]]
 
 
+def test_annotators_who_chose_differently_vote_on_the_same_responses() -> None:
+    """A row of chosen and rejected has the chosen response first, whichever it is."""
+    rows = [judged((1, 2), texts="ab"), judged((1, 2), texts="ba"), judged((1, 2), texts="ab")]
+    (together,) = merged(rows)
+    assert [comparison.ranks for comparison in together] == [(1, 2), (2, 1), (1, 2)]
+    assert votes_of(together).preferred == {(0, 1): pytest.approx(2 / 3)}
+
+
+def test_equal_texts_keep_their_order_when_responses_are_put_in_that_of_the_first() -> None:
+    ((first, second),) = merged([judged((1, 2, 3), texts="aba"), judged((1, 2, 3), texts="baa")])
+    assert first.id == second.id
+    assert second.ranks == (2, 1, 3)
+    ((_, unranked),) = merged([judged((1, 2), texts="ab"), judged(None, texts="ba")])
+    assert (unranked.ranks, unranked.responses[0].text) == (None, "a")
+
+
 def test_what_does_not_vote_is_refused() -> None:
     with pytest.raises(ValueError, match="none of 1 judgments"):
         votes_of([judged(None)])
