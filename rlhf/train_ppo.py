@@ -142,7 +142,7 @@ def load_demonstrations(args: PPOArguments) -> list[Demonstration]:
 
 
 def check_reward_models(folders: Sequence[str], backbone: Path, quantization: str = "none") -> dict[str, Path]:
-    """The reward models by their name in the manifest: `reward_model`, or those of an ensemble by their folders.
+    """The reward models by their name in the manifest: `reward_model`, or of several the ends of their paths.
 
     Raises:
         ValueError: with what is wrong and what to do.
@@ -150,10 +150,14 @@ def check_reward_models(folders: Sequence[str], backbone: Path, quantization: st
     checked = [check_reward_model(Path(folder), backbone, quantization) for folder in folders]
     if len(checked) == 1:
         return {"reward_model": checked[0]}
-    named = {f"reward_model_{folder.absolute().name}": folder for folder in checked}
-    if len(named) < len(checked):
-        raise ValueError(f"reward_model names two folders with one name: {', '.join(folders)}; rename one")
-    return named
+    paths = [folder.absolute() for folder in checked]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"reward_model names a folder twice: {', '.join(folders)}; name each once")
+    # members of two ensembles are told apart by the runs that hold them
+    lengths = range(1, 1 + max((len(path.parts) for path in paths), default=0))
+    ends = ([path.parts[-length:] for path in paths] for length in lengths)
+    names = next((parts for parts in ends if len(set(parts)) == len(paths)), [])
+    return {f"reward_model_{'/'.join(parts)}": folder for parts, folder in zip(names, checked, strict=True)}
 
 
 def check_reward_model(

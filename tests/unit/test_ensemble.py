@@ -99,8 +99,17 @@ def test_parents_carry_the_names_of_their_folders(members, base, tmp_path) -> No
     assert check_reward_models([], base) == {}
     assert check_reward_models(members[:1], base) == {"reward_model": first}
     assert check_reward_models(members, base) == {"reward_model_first": first, "reward_model_second": second}
-    with pytest.raises(ValueError, match="two folders with one name"):
+    with pytest.raises(ValueError, match="names a folder twice"):
         check_reward_models([members[0], members[0]], base)
+
+
+def test_members_of_two_ensembles_carry_the_names_of_their_runs_too(members, base, tmp_path) -> None:
+    folders = [tmp_path / run / f"member_{number}" for run in ("one", "two") for number in (1, 2)]
+    for folder in folders:
+        shutil.copytree(members[0], folder)
+    names = ["one/member_1", "one/member_2", "two/member_1", "two/member_2"]
+    expected = {f"reward_model_{name}": folder for name, folder in zip(names, folders, strict=True)}
+    assert check_reward_models([str(folder) for folder in folders], base) == expected
 
 
 @pytest.mark.parametrize(
