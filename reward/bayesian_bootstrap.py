@@ -20,7 +20,8 @@ def bootstrap_weights(groups: Sequence[Group], num_members: int, seed: int) -> t
     Russell 2001), but computes a third of the comparisons for nothing and can leave a small set empty.
 
     The first member weighs all alike: it is the model that is trained alone. A weight follows from the seed, the member
-    and the tokens, so it is the same in every epoch, process and resumed run, in whatever order the data comes.
+    and the tokens, so it is the same in every epoch, process and resumed run, in whatever order the data comes. Rows
+    of equal tokens share a weight: several judgments of one comparison are one unit of what is sampled.
 
     Args:
         groups: tokens of the comparisons.

@@ -66,8 +66,12 @@ def error_by_chance(margins: Sequence[float], num_bins: int, *, num_draws: int =
     """The ECE to expect of these confidences if they were right: few pairs in a bin are off by chance alone."""
     confidence = _confidence(margins)
     index = _bin_of_each(confidence, num_bins)
-    drawn = np.random.default_rng(seed).random((num_draws, confidence.size)) < confidence
-    off = [np.abs((drawn - confidence)[:, index == number].sum(axis=1)) for number in np.unique(index)]
+    generator = np.random.default_rng(seed)
+    off = []
+    for number in np.unique(index):
+        inside = confidence[index == number]
+        drawn = generator.random((num_draws, inside.size)) < inside
+        off.append(np.abs(drawn.sum(axis=1) - inside.sum()))
     return float(sum(off).mean()) / confidence.size
 
 

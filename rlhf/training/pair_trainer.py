@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -112,13 +113,16 @@ class PairTrainer(RoleTrainer, ABC):
         return 4 * sum(p.numel() for p in self.backbone.model.parameters()) * num_tokens
 
     def accuracy(self, examples: Sequence[RankedGroup]) -> Estimate:
-        """Share of pairs scored the right way round, a tie counting one half, with an interval by prompt."""
+        """Share of pairs scored the right way round, a tie counting one half, with an interval by prompt.
+
+        Where annotators left all pairs tied there is nothing to be right about: nan, of 0 pairs.
+        """
         correct, prompts = [], []
         for chunk, batch, scores in self.scored(examples, "evaluate"):
             lead = (scores[batch.chosen_index] - scores[batch.rejected_index])[batch.target > 0.5]
             correct += ((lead > 0).float() + (lead == 0).float() / 2).tolist()
             prompts += [example.prompt_id for example in chunk for _ in example.ordered_pairs]
-        return bootstrap_mean(correct, groups=prompts)
+        return bootstrap_mean(correct, groups=prompts) if correct else Estimate(math.nan, math.nan, math.nan, 0)
 
     def sample_rows(
         self, examples: Sequence[RankedGroup], comparisons: Sequence[Comparison], chat: Chat
