@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,33 @@ def test_the_first_member_is_the_model_trained_without_an_ensemble(train) -> Non
     expected = weights_of(single, "reward")
     for key, tensor in weights_of(ensemble, "reward").items():
         torch.testing.assert_close(tensor, expected[key], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("loss_type", ["bradley_terry", "plackett_luce"])
+def test_the_loss_is_that_of_every_comparison_and_member_by_its_weight(train, loss_type) -> None:
+    trainer = train("run", num_members=2, loss_type=loss_type, center_coef=0.1)
+    for role in trainer.roles:
+        trainer.backbone.head(role.name).linear.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    examples = [replace(example, weight=1.0 + number) for number, example in enumerate(rankings(4))]
+    batch = collate_pairs(examples)
+    with torch.no_grad():
+        members = trainer.member_scores(trainer.backbone, batch.packed).double().tolist()
+        found = trainer.loss_sum(trainer.model, batch).item()
+
+    expected = 0.0
+    for member, scores in enumerate(members):
+        rest = iter(scores)
+        for example in examples:
+            best, *others = (next(rest) for _ in example.group.response_ids)  # the first is better than all
+            loss = sum(0.1 * (best + other) ** 2 for other in others) / len(others)
+            if loss_type == "bradley_terry":
+                loss += sum(math.log1p(math.exp(other - best)) for other in others) / len(others)
+            else:  # the others tie: each is drawn among all of them
+                loss += math.log(sum(math.exp(score - best) for score in (best, *others)))
+                loss += sum(math.log(sum(math.exp(score - other) for score in others)) for other in others)
+            drawn = bootstrap_weights([example.group], 2, trainer.args.seed)[member, 0].item()
+            expected += drawn * example.weight * loss
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_members_differ_from_the_start_and_after(train) -> None:
