@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -168,16 +166,6 @@ def judge_scores(model: RewardModel, texts: Sequence[str], *, progress: bool = T
         for start in range(0, len(texts), GROUP)
     ]
     return [score for group in model.score(groups, progress=progress) for score in group]
-
-
-@lru_cache(maxsize=1)
-def judge_at(folder: str) -> Judge:
-    return Judge.load(folder)
-
-
-def positive(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
-    """The judge as a scorer of `rlhf ppo --judge`; the environment variable `EVIDENCE_JUDGE` names its folder."""
-    return judge_at(os.environ["EVIDENCE_JUDGE"]).rewards(responses, progress=False)
 
 
 def platt(scores: Sequence[float], labels: Sequence[int]) -> tuple[float, float]:

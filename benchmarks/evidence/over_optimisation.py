@@ -1,9 +1,10 @@
-"""Over-optimisation: PPO without a KL penalty against reward models trained on few pairs, watched by the judge.
+"""Over-optimisation: PPO without a KL penalty against reward models trained on few pairs, watched by gold.
 
 python -m benchmarks.evidence.over_optimisation --run RUN --output_dir FOLDER
 
-The proxy is the score that PPO raises, gold is the judge's reward on the same rollouts. The monitor is told to warn,
-so that the run goes on to where it would have been without one.
+The proxy is the score that PPO raises; gold is `benchmarks.evidence.gold`, on the same rollouts. The monitor is told to
+warn, so that the run goes on to where it would have been without one; the kept policy and the last one are measured on
+prompts that no stage has seen.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from typing import Any
 
 from benchmarks.evidence import sentiment
 from benchmarks.evidence.frontier import ppo_command
+from benchmarks.evidence.gold import OTHERS, PLACE
 from benchmarks.evidence.plots import curves
 from benchmarks.evidence.runs import HERE, RUNS, Plan, Run, read_json, write_result
-from benchmarks.evidence.sentiment_data import GROUP
+from benchmarks.evidence.sentiment_data import FEW, GROUP
 from benchmarks.evidence.tables import estimate
 from rlhf.recipe_report import markdown
 from rlhf.training.run_folder import ALARMS, LOG, METRICS, read_rows
 
 MONITOR = "over_optimisation"
 MEMBERS = 3
-REWARD_STEPS, REWARD_BATCH = 8, 4
+REWARD_EPOCHS = 3
 SMALL_REWARD = f"{RUNS}/over_optimisation/reward/model"
 ARMS: dict[str, tuple[str, ...]] = {
     "single": ("--reward_model", f"{SMALL_REWARD}/member_1"),
@@ -34,52 +36,80 @@ ARMS: dict[str, tuple[str, ...]] = {
     ),
 }
 SEEDS = (0, 1)
-STEPS = 50
+STEPS = 30
+POLICIES = {"kept": "", "last": "/last"}  # by their folders in the run's
+LEARNING_RATE = "5e-4"
 PARTED, KEPT = 0.05, 0.95
-GOLD_PLOT, PROXY_PLOT = "evidence-gold.svg", "evidence-proxy.svg"
+PLOT = "evidence-over-optimisation.svg"
 SETTING = """\
-PPO without a KL penalty, {steps} rollouts, against reward models trained on {trained} sentences (accuracy of the mean
-of {members} on {pairs} held-out pairs: {accuracy}). Gold is the judge's reward on the rollouts themselves, means over
-{window} of them. The alarm of the `over_optimisation` monitor would have ended the run; here it only warns, so that
-the rest can be seen."""
-Line = tuple[Sequence[float], Sequence[float]]
+PPO without a KL penalty, {steps} rollouts, against reward models trained on {trained} sentences for {epochs} epochs
+(accuracy on {pairs} held-out pairs: {accuracy} by the mean of {members}). Gold is P(positive) by the judge times the
+probability that a reader who knows the SFT model finds the response's own opening among {openings}: the reward models
+know nothing of the opening. Curves are means over {window} rollouts, measured on the rollouts themselves. The
+`over_optimisation` monitor would have ended a run at its alarm; here it warns, so that the rest can be seen. Kept and
+last policy are measured on test prompts."""
 WINDOW = 3  # rollouts to a mean, as the monitor and the kept policy take
 
 
 def runs() -> list[Run]:
-    """A small ensemble, then PPO against one of its members and against their minimum."""
-    return [small_reward(), *(ppo_run(arm, seed) for seed in SEEDS for arm in ARMS)]
+    """Small reward models, then PPO against one of them and against their minimum, and both its policies measured."""
+    listed = [small_reward(), measuring("over_optimisation/sft", sentiment.SFT, needs=())]
+    for seed in SEEDS:
+        for arm in ARMS:
+            run = ppo_run(arm, seed)
+            listed += [run, *(policy_run(run, policy) for policy in POLICIES)]
+    return listed
 
 
 def small_reward() -> Run:
     train = (
-        *("rlhf", "reward", "--model", sentiment.SFT, "--train_file", f"{sentiment.FILES}/preferences.jsonl"),
+        *("rlhf", "reward", "--model", sentiment.SFT, "--train_file", f"{sentiment.FILES}/preferences_few.jsonl"),
         *("--eval_file", f"{sentiment.FILES}/preferences_heldout.jsonl", "--output_dir", f"{HERE}/model"),
-        *("--max_steps", str(REWARD_STEPS), "--per_device_train_batch_size", str(REWARD_BATCH)),
+        *("--num_train_epochs", str(REWARD_EPOCHS), "--per_device_train_batch_size", "8"),
         *("--learning_rate", "5e-4", "--num_members", str(MEMBERS), *sentiment.PAIRS),
     )
-    return Run("over_optimisation/reward", (train,), needs=("sentiment/data", "sentiment/sft"), seconds=120)
+    return Run("over_optimisation/reward", (train,), needs=("sentiment/data", "sentiment/sft"), seconds=200)
 
 
 def ppo_run(arm: str, seed: int) -> Run:
     train = (
-        f"EVIDENCE_JUDGE={sentiment.JUDGE}",
-        *ppo_command(f"{HERE}/policy", seed, reward_model=ARMS[arm]),
+        f"{PLACE}={RUNS}/sentiment",
+        *ppo_command(f"{HERE}/policy", seed, reward_model=ARMS[arm], learning_rate=LEARNING_RATE),
         *("--value_model", "shared", "--samples_per_prompt", "4", "--max_steps", str(STEPS), "--kl_coef", "0"),
-        *("--judge", "benchmarks.evidence.judge:positive"),
+        *("--judge", "benchmarks.evidence.gold:gold"),
     )
-    measure = (
+    follow = (
         *(*sentiment.PYTHON, "benchmarks.evidence.over_optimisation", "--run", f"{HERE}/policy"),
         *("--output_dir", HERE),
     )
     return Run(
         f"over_optimisation/{arm.replace(' ', '-')}-seed{seed}",
-        (train, measure),
+        (train, follow),
         needs=(*sentiment.MADE, "over_optimisation/reward"),
         kind=f"over-optimisation-{arm}",
-        seconds=450,
+        seconds=420,
         settings={"arm": arm, "seed": seed},
     )
+
+
+def policy_run(run: Run, policy: str) -> Run:
+    """The kept or the last policy of a run on test prompts."""
+    model = f"{RUNS}/{run.name}/policy{POLICIES[policy]}"
+    settings = {"policy": policy, **run.settings}
+    return measuring(f"{run.name}-{policy}", model, needs=(run.name,), settings=settings)
+
+
+def measuring(name: str, model: str, *, needs: tuple[str, ...], settings: Mapping[str, Any] | None = None) -> Run:
+    sample = (*sentiment.measured(model, seed=1, output=f"{HERE}/measured"), "--max_prompts", "120")
+    judge = (
+        f"{PLACE}={RUNS}/sentiment",
+        *(*sentiment.PYTHON, "benchmarks.evidence.gold", "--measured", f"{HERE}/measured", "--output_dir", HERE),
+    )
+    needed = (*sentiment.MADE, *needs)
+    return Run(name, (sample, judge), needed, kind="over-optimisation-measured", seconds=90, settings=settings or {})
+
+
+# ---- what it shows ----------------------------------------------------------------------------------------
 
 
 def section(plan: Plan, images: Path) -> str:
@@ -87,59 +117,79 @@ def section(plan: Plan, images: Path) -> str:
     found = {
         (run.settings["arm"], run.settings["seed"]): result
         for run in plan.runs
-        if run.experiment == "over_optimisation" and "arm" in run.settings and (result := plan.place.result(run))
+        if run.experiment == "over_optimisation"
+        and "seed" in run.settings
+        and "policy" not in run.settings
+        and (result := plan.place.result(run))
     }
     if not found:
         return ""
-    for plot, what, label in ((GOLD_PLOT, "gold", "judge reward"), (PROXY_PLOT, "proxy", "score of the reward model")):
-        lines = {
-            arm: [(result["kl"], result[what]) for (own, _), result in found.items() if own == arm]
-            for arm in dict.fromkeys(arm for arm, _ in found)
-        }
-        curves(images / plot, smooth_lines(lines), x_label="KL from SFT, nats a response", y_label=label)
+    draw(images / PLOT, found)
     small = read_json(plan.place.folder("over_optimisation/reward") / "model" / METRICS)["eval_accuracy"]
+    setting = SETTING.format(
+        steps=STEPS,
+        trained=FEW * GROUP,
+        epochs=REWARD_EPOCHS,
+        members=MEMBERS,
+        window=WINDOW,
+        pairs=small["n"],
+        accuracy=estimate(small),
+        openings=OTHERS + 1,
+    )
     return "\n\n".join(
         [
             "### Over-optimisation",
-            SETTING.format(
-                steps=STEPS,
-                trained=REWARD_STEPS * REWARD_BATCH * GROUP,
-                members=MEMBERS,
-                pairs=small["n"],
-                accuracy=estimate(small),
-                window=WINDOW,
-            ),
-            f"![Judge reward over KL](images/{GOLD_PLOT}) ![Score over KL](images/{PROXY_PLOT})",
-            table(found),
+            setting,
+            f"![Score and gold over KL](images/{PLOT})",
+            table(plan, found),
             verdict(found),
+            *([held_out] if (held_out := verdict_held_out(plan, found)) else []),
         ]
     )
 
 
-def smooth_lines(lines: Mapping[str, Sequence[Line]]) -> dict[str, list[Line]]:
-    """Each line by means over `WINDOW` rollouts."""
-    return {name: [(smoothed(x), smoothed(y)) for x, y in group] for name, group in lines.items()}
+Found = Mapping[tuple[str, int], Mapping[str, Any]]  # (arm, seed) -> `course` of the run
 
 
-def table(found: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
-    header = ["score", "seed", "gold: start", "peak", "end", "peak at KL", "peak at step", "alarm at step"]
-    header += ["gold at alarm / peak", "kept / peak"]
-    rows = [
-        [
-            *(arm, str(seed)),
-            *(f"{result[name]:.2f}" for name in ("start", "peak", "end")),
-            f"{result['peak_kl']:.1f}",
-            str(result["peak_step"]),
-            str(result["alarm_step"] or "none"),
-            f"{result['at_alarm_of_peak']:.2f}" if result["alarm_step"] else "",
-            f"{result['kept_of_peak']:.2f}",
-        ]
-        for (arm, seed), result in found.items()
-    ]
+def draw(path: Path, found: Found) -> None:
+    """Proxy and gold over KL, side by side."""
+    arms = dict.fromkeys(arm for arm, _ in found)
+    panels = {
+        label: {
+            arm: [(smoothed(result["kl"]), smoothed(result[what])) for (own, _), result in found.items() if own == arm]
+            for arm in arms
+        }
+        for what, label in (("proxy", "score of the reward model"), ("gold", "gold"))
+    }
+    curves(path, panels, x_label="KL from SFT, nats a response")
+
+
+def table(plan: Plan, found: Found) -> str:
+    header = ["score", "seed", "gold: start", "peak", "end", "peak at KL", "peak, alarm at step"]
+    header += ["gold at alarm / peak", "kept / peak", "test prompts: SFT", "kept", "last"]
+    sft = plan.place.result(plan.by_name["over_optimisation/sft"])
+    rows = []
+    for (arm, seed), result in found.items():
+        measured = [policy_result(plan, arm, seed, policy) for policy in POLICIES]
+        rows.append(
+            [
+                *(arm, str(seed)),
+                *(f"{result[name]:.2f}" for name in ("start", "peak", "end")),
+                f"{result['peak_kl']:.1f}",
+                f"{result['peak_step']}, {result['alarm_step'] or 'none'}",
+                f"{result['at_alarm_of_peak']:.2f}" if result["alarm_step"] else "",
+                f"{result['kept_of_peak']:.2f}",
+                *(estimate(value["gold"], digits=2) if value else "" for value in (sft, *measured)),
+            ]
+        )
     return markdown(header, rows)
 
 
-def verdict(found: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
+def policy_result(plan: Plan, arm: str, seed: int, policy: str) -> dict[str, Any]:
+    return plan.place.result(plan.by_name[f"{ppo_run(arm, seed).name}-{policy}"])
+
+
+def verdict(found: Found) -> str:
     """Whether proxy and gold part, whether the kept policy is good enough, and what the minimum does to the peak."""
     parted = [result for result in found.values() if result["peak"] - result["end"] > PARTED * result["peak"]]
     kept = [result for result in found.values() if result["kept_of_peak"] >= KEPT]
@@ -150,14 +200,25 @@ def verdict(found: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     ]
     single, minimum = ([result["peak_kl"] for (own, _), result in found.items() if own == arm] for arm in ARMS)
     if single and minimum:
-        outward = min(minimum) > max(single)
-        inward = max(minimum) < min(single)
-        moved = "further out" if outward else "further in" if inward else "neither further out nor in"
+        outward, inward = min(minimum) > max(single), max(minimum) < min(single)
+        moved = "further out" if outward else "further in" if inward else "neither further out nor further in"
         said.append(
             f"The peak lies at {', '.join(f'{kl:.1f}' for kl in single)} nats with one reward model and at "
-            f"{', '.join(f'{kl:.1f}' for kl in minimum)} with the minimum: {moved}, by {len(minimum)} seeds."
+            f"{', '.join(f'{kl:.1f}' for kl in minimum)} with the minimum of {MEMBERS}: {moved}."
         )
     return " ".join(said)
+
+
+def verdict_held_out(plan: Plan, found: Found) -> str:
+    """In how many runs the kept policy has more gold than the last one on test prompts."""
+    pairs = [[policy_result(plan, *key, policy) for policy in POLICIES] for key in found]
+    finished = [(kept["gold"]["value"], last["gold"]["value"]) for kept, last in pairs if kept and last]
+    better = sum(kept > last for kept, last in finished)
+    return (
+        f"On test prompts the kept policy has more gold than the last in {better} of {len(finished)} runs."
+        if finished
+        else ""
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

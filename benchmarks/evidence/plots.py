@@ -45,7 +45,7 @@ class Points:
 
 def scatter(path: Path, groups: Mapping[str, Points], *, x_label: str, y_label: str) -> Path:
     """Points by group, with bars where there are any."""
-    with _drawing(path, height=3.2) as axes:
+    with _drawing(path, height=3.2) as (axes,):
         for index, (name, points) in enumerate(groups.items()):
             colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
             bars = None if points.down is None or points.up is None else [list(points.down), list(points.up)]
@@ -66,31 +66,33 @@ def scatter(path: Path, groups: Mapping[str, Points], *, x_label: str, y_label: 
     return path
 
 
-def curves(
-    path: Path, groups: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], *, x_label: str, y_label: str
-) -> Path:
-    """Curves by group, several of one group in one colour; name -> [(x, y), ...]."""
-    with _drawing(path, height=3.2) as axes:
-        for index, (name, lines) in enumerate(groups.items()):
-            for number, (x, y) in enumerate(lines):
-                axes.plot(
-                    x,
-                    y,
-                    color=COLOURS[index % len(COLOURS)],
-                    linewidth=1.3,
-                    linestyle=("-", "--", "-.")[index % 3],
-                    label=name if number == 0 else None,
-                )
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.legend(fontsize=8)
+Line = tuple[Sequence[float], Sequence[float]]
+
+
+def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Line]]], *, x_label: str) -> Path:
+    """Panels side by side, with curves by group: label of y -> group -> [(x, y), ...], a group in one colour."""
+    with _drawing(path, height=2.9, num_panels=len(panels)) as all_axes:
+        for axes, (label, groups) in zip(all_axes, panels.items(), strict=True):
+            for index, (name, lines) in enumerate(groups.items()):
+                for number, (x, y) in enumerate(lines):
+                    axes.plot(
+                        x,
+                        y,
+                        color=COLOURS[index % len(COLOURS)],
+                        linewidth=1.3,
+                        linestyle=("-", "--", "-.")[index % 3],
+                        label=name if number == 0 else None,
+                    )
+            axes.set_xlabel(x_label)
+            axes.set_ylabel(label)
+            axes.legend(fontsize=8)
     return path
 
 
 def intervals(path: Path, groups: Mapping[str, Sequence[tuple[str, float, float, float]]], *, x_label: str) -> Path:
     """Estimates with intervals, rows by name and colours by group; group -> [(row, value, low, high), ...]."""
     rows = list(dict.fromkeys(row for estimates in groups.values() for row, *_ in estimates))
-    with _drawing(path, height=0.9 + 0.55 * len(rows)) as axes:
+    with _drawing(path, height=0.9 + 0.55 * len(rows)) as (axes,):
         axes.axvline(0.5, color=FAINT, linewidth=1)
         for index, (name, estimates) in enumerate(groups.items()):
             y = [rows.index(row) + (index - (len(groups) - 1) / 2) * 0.17 for row, *_ in estimates]
@@ -114,12 +116,12 @@ def intervals(path: Path, groups: Mapping[str, Sequence[tuple[str, float, float,
 
 
 @contextmanager
-def _drawing(path: Path, height: float) -> Iterator[Axes]:
+def _drawing(path: Path, height: float, num_panels: int = 1) -> Iterator[list[Axes]]:
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(6.0, height), layout="constrained", facecolor="white")
-        yield figure.add_subplot()
+        figure = Figure(figsize=(6.0 if num_panels == 1 else 8.5, height), layout="constrained", facecolor="white")
+        yield [figure.add_subplot(1, num_panels, number + 1) for number in range(num_panels)]
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence import judge, ranking, reward_models, sentiment_data
+from benchmarks.evidence import gold, judge, ranking, reward_models, sentiment_data
 from benchmarks.evidence.runs import RESPONSES, RESULT
-from rlhf.data.comparisons import read_comparisons, read_prompts, write_comparisons
+from rlhf.data.comparisons import Message, read_comparisons, read_prompts, write_comparisons
 from rlhf.training.run_folder import read_rows
 
 
@@ -68,13 +69,10 @@ def test_a_policy_is_measured_by_reward_kl_and_score(
     assert all(0 < row["reward"] < 1 for row in rows)
 
 
-def test_the_judge_reads_responses_alone_and_takes_no_text_as_neutral(calibrated, monkeypatch) -> None:
-    monkeypatch.setenv("EVIDENCE_JUDGE", str(calibrated))
-    texts = ["a good film", "", "a bad film"]
-    one = judge.positive([[{"role": "user", "content": "one"}]] * 3, texts)
-    other = judge.positive([[{"role": "user", "content": "other"}]] * 3, texts)
-    assert one == other
-    assert one[1] == 0.5
+def test_no_text_is_neither_positive_nor_negative(calibrated) -> None:
+    rewards = judge.Judge.load(calibrated).rewards(["a good film", "", "a bad film"])
+    assert rewards[1] == 0.5
+    assert all(0 < reward < 1 for reward in rewards)
 
 
 def test_candidates_are_ranked_by_score(files, reward_model, tmp_path) -> None:
@@ -114,3 +112,25 @@ def test_a_draw_is_written_as_it_was_read(data, tmp_path) -> None:
     original = read_comparisons([str(data / "pairs.jsonl")])[0]
     write_comparisons(tmp_path / "again.jsonl", original)
     assert (tmp_path / "all.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes()
+
+
+def test_gold_asks_for_the_own_opening_too(files, calibrated, tiny_chat_model, tmp_path, monkeypatch) -> None:
+    place = tmp_path / "sentiment"
+    (place / "sft").mkdir(parents=True)
+    for name, folder in (("sft/model", tiny_chat_model), ("judge", calibrated), ("data", files)):
+        (place / name).symlink_to(folder)
+    monkeypatch.setenv("EVIDENCE_SENTIMENT", str(place))
+    prompts = [[{"role": "user", "content": content}] for content in ("one", "one", "two", "one")]
+    texts = ["a good film", "a bad film", "a good film", ""]
+    found = gold.gold(prompts, texts)
+    rewards = judge.Judge.load(calibrated).rewards(texts)
+    reader = gold.Reader.load(place)
+    fits = reader.fits([[Message(**m) for m in prompt] for prompt in prompts], texts)
+    assert found == pytest.approx([reward * fit for reward, fit in zip(rewards, fits, strict=True)])
+    assert fits[3] == 1 / (1 + gold.OTHERS)  # no text tells nothing
+    # the softmax over the own opening and the others, each read by itself
+    own = reader.chat.encode_prompt([Message(**prompts[2][0])])
+    ids = [reader.chat.encode_response(texts[2], finished=False)]
+    logprobs = [reader._logprobs(prompt, ids)[0] for prompt in (own, *reader.others)]
+    weights = [math.exp(value - max(logprobs)) for value in logprobs]
+    assert fits[2] == pytest.approx(weights[0] / sum(weights), rel=1e-3)
