@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from rlhf.data.records import Comparison
+from rlhf.data.wording import wording
 
 
 def fold_of(key: str, num_folds: int) -> int:
@@ -18,13 +19,13 @@ def held_out_fold(
 ) -> tuple[list[Comparison], list[Comparison]]:
     """The comparisons outside one fold and those in it, each in the order given.
 
-    Comparisons whose conversations begin with the same message of a user are in one fold: data sets cut one
-    conversation at several turns, and what is learned of one cut would be known of the next.
+    Comparisons whose conversations begin with the same message of a user, whatever its case and punctuation, are in one
+    fold: data sets cut one conversation at several turns, and what is learned of one cut would be known of the next.
 
     Raises:
         ValueError: one of the two parts is empty.
     """
-    inside = [fold_of(_first_question(comparison), num_folds) == fold for comparison in comparisons]
+    inside = [fold_of(wording(_first_question(comparison)), num_folds) == fold for comparison in comparisons]
     kept = [comparison for comparison, held in zip(comparisons, inside, strict=True) if not held]
     held_out = [comparison for comparison, held in zip(comparisons, inside, strict=True) if held]
     if not kept or not held_out:

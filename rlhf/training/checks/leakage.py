@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from rlhf.data.comparisons import Message
+from rlhf.data.wording import wording
 from rlhf.training.checks.data_rows import DataRows
 from rlhf.training.checks.findings import WARNING, Finding, by_share, shown
 
-WORD = re.compile(r"\w+")
 SHINGLE = 3  # words
 Shingle = tuple[str, ...]
 NEAR = 0.5  # Jaccard similarity of the sets of shingles from which on two texts are near-duplicates
@@ -102,9 +101,9 @@ def near_duplicates(texts: Sequence[str], among: Iterable[str]) -> dict[int, tup
 
 
 def _text(prompt: Sequence[Message], *, with_system: bool = True) -> str:
-    """The words of a conversation, lower-case, with who says them; the whole text where it has no words."""
+    """The wording of a conversation, with who says what."""
     turns = [(message.role, message.content) for message in prompt if with_system or message.role != "system"]
-    return "\n".join(f"{role}: {' '.join(WORD.findall(text.lower())) or text.strip()}" for role, text in turns)
+    return "\n".join(f"{role}: {wording(text)}" for role, text in turns)
 
 
 def _shingles(text: str) -> frozenset[Shingle]:
