@@ -32,7 +32,7 @@ from rlhf.evaluation.metrics import bootstrap_mean
 from rlhf.training.run_folder import read_rows
 from rlhf.training.stage import load_tokenizer
 
-OTHERS = 7
+OTHERS = 3
 GROUP = 16  # responses read after one copy of an opening
 PLACE = "EVIDENCE_SENTIMENT"
 
