@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ LORA_R = 16
 REWARD_HEAD = "reward_head.safetensors"
 # What stands in the way of loading a model and trying it.
 BLOCKING = ("no_safetensors", "remote_code", "memory_low", "vocabulary_too_large", "template_refuses_roles")
+Loaded = dict[tuple[Path, str], Backbone]  # by folder and quantization
 
 
 @dataclass
@@ -109,10 +110,12 @@ def examine(args: DoctorArguments) -> Report:
     policy = look_at_policy(report, args, with_system=data.with_system) if args.policy else None
     chat, settings = (None, None) if policy is None else (policy.chat, policy.settings)
     check_run_data(report, data, chat, settings, max_new_tokens=args.max_new_tokens)
-    backbone = None if policy is None else pass_through_policy(report, args, policy, data)
+    loaded: Loaded = {}
+    if policy is not None:
+        pass_through_policy(report, args, policy, data, loaded)
     members = [member for name in args.reward_model for member in reward_members(Path(name).expanduser())]
     for number, member in enumerate(members, start=1):
-        look_at_reward_model(report, args, member, f"reward_{number}", policy, backbone)
+        look_at_reward_model(report, args, member, f"reward_{number}", policy, loaded)
     named = {"policy": args.policy, "reward_model": args.reward_model, "output_dir": args.output_dir}
     report.not_checked += [f"{name} (--{name})" for name, value in named.items() if not value]
     return report
@@ -150,11 +153,13 @@ def look_at_policy(report: Report, args: DoctorArguments, *, with_system: bool) 
     return PolicyFiles(source, settings, tokenizer, _chat_of(tokenizer, args), _is_loadable(report, found, "policy"))
 
 
-def pass_through_policy(report: Report, args: DoctorArguments, policy: PolicyFiles, data: RunData) -> Backbone | None:
-    """The policy's backbone, loaded, after a few passes through it; None where it cannot be had."""
+def pass_through_policy(
+    report: Report, args: DoctorArguments, policy: PolicyFiles, data: RunData, loaded: Loaded
+) -> None:
+    """A few passes of the policy, where it can be loaded."""
     if policy.chat is None or not policy.is_loadable:
-        return None
-    backbone = _load(policy.source, args)
+        return
+    backbone = _load(policy.source, args, loaded)
     adapter = policy.source.adapter
     if adapter is not None:
         add_adapter_from(backbone, "policy", adapter)
@@ -162,7 +167,6 @@ def pass_through_policy(report: Report, args: DoctorArguments, policy: PolicyFil
         backbone.add_adapter("policy", LoraConfig(r=LORA_R, target_modules="all-linear", task_type="CAUSAL_LM"))
     prompts = probe_prompts(policy.chat, data.prompts.rows if data.prompts else ())
     report.add("passes", check_policy(backbone, policy.chat, prompts, is_fresh=adapter is None))
-    return backbone
 
 
 def look_at_reward_model(
@@ -171,7 +175,7 @@ def look_at_reward_model(
     folder: Path,
     name: str,
     policy: PolicyFiles | None,
-    backbone: Backbone | None,
+    loaded: Loaded,
 ) -> None:
     """A reward model's files, its agreement with the policy, and its scores.
 
@@ -180,7 +184,7 @@ def look_at_reward_model(
     """
     field = f"reward_model {folder}"
     if (folder / REWARD_HEAD).is_file():
-        look_at_reward_run(report, args, folder, name, policy, backbone)
+        look_at_reward_run(report, args, folder, name, policy, loaded)
         return
     source = resolve_model(str(folder))
     if source.adapter is not None or not is_classifier(source.backbone):
@@ -206,7 +210,7 @@ def look_at_reward_run(
     folder: Path,
     name: str,
     policy: PolicyFiles | None,
-    backbone: Backbone | None,
+    loaded: Loaded,
 ) -> None:
     """A run of `rlhf reward`: on the policy's backbone where that is its own, else on one loaded for it."""
     field = f"reward_model {folder}"
@@ -226,8 +230,12 @@ def look_at_reward_run(
     chat = _chat_of(tokenizer, args)
     if chat is None or not _is_loadable(report, found, "reward_model"):
         return
-    if backbone is None or shares or (policy is not None and policy.source.quantization != source.quantization):
-        backbone = _load(source, args)
+    if policy is not None and is_policys and not policy.is_loadable:
+        report.not_checked.append("passes of the reward_model (its backbone is the policy's)")
+        return
+    if policy is not None and policy.is_loadable and not shares:  # the same weights, if not the same folder
+        source = replace(source, backbone=policy.source.backbone)
+    backbone = _load(source, args, loaded)
     add_adapter_from(backbone, name, folder)
     backbone.add_head(name)
     load_head_weights(backbone, name, folder, saved_as="reward")
@@ -250,9 +258,13 @@ def _chat_of(tokenizer: Any, args: DoctorArguments) -> Chat | None:
         return None  # it is among the findings
 
 
-def _load(source: ModelSource, args: DoctorArguments) -> Backbone:
-    backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype], quantization=source.quantization)
-    return backbone.to(_device())
+def _load(source: ModelSource, args: DoctorArguments, loaded: Loaded) -> Backbone:
+    """The backbone of a model; what is loaded already is not loaded again."""
+    key = (source.backbone, source.quantization)
+    if key not in loaded:
+        backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype], quantization=source.quantization)
+        loaded[key] = backbone.to(_device())
+    return loaded[key]
 
 
 def _device() -> torch.device:

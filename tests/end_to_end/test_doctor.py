@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,25 @@ def test_a_clean_classifier_of_the_hub_passes(place: Place, examined) -> None:
     assert (status, findings) == (0, {})
 
 
+def test_a_reward_model_on_a_policy_that_cannot_be_loaded_is_not_tried(place: Place, examined) -> None:
+    policy = place.policy()
+    (policy / "model.safetensors").rename(policy / "pytorch_model.bin")
+    status, findings, said = examined("--policy", policy, "--reward_model", place.reward(policy))
+    assert status == 2
+    assert "no_safetensors" in findings
+    assert "passes of the reward_model (its backbone is the policy's)" in said
+
+
+def test_members_of_an_ensemble_share_one_backbone(place: Place, examined, monkeypatch) -> None:
+    ensemble, loads, load = place.folder / "ensemble", [], doctor.Backbone.load
+    first = place.reward(place.model)
+    for number in (1, 2):
+        shutil.copytree(first, ensemble / f"member_{number}")
+    monkeypatch.setattr(doctor.Backbone, "load", lambda *args, **named: loads.append(args) or load(*args, **named))
+    status, findings, _ = examined("--reward_model", ensemble)
+    assert (status, findings, len(loads)) == (0, {}, 1)
+
+
 def test_what_is_allowed_by_name_passes_and_is_still_said(place: Place, examined) -> None:
     arguments = PLANTS["leakage"](place)
     status, findings, said = examined(*arguments, "--allow", "leakage")
@@ -142,6 +162,19 @@ def test_every_stage_refuses_what_the_doctor_would_before_its_folder_exists(stag
     assert f"error: refused before the run; --allow NAME lets it pass: {name}\n" in said
     assert "fix: " in said
     assert not (place.folder / "run").exists()
+
+
+def test_a_resumed_run_does_not_look_at_its_data_again(place: Place, capsys) -> None:
+    """Here it gets past what would refuse it, to the run that is not there."""
+    rows, out = clean_pairs(30), place.folder / "run"
+    files = ["--train_file", place.rows("train", *rows), "--eval_file", place.rows("eval", *rows[:9])]
+    small = ["--dtype", "float32", "--lora_r", "4", "--max_steps", "1", "--resume_from_checkpoint", "latest"]
+    with pytest.raises(SystemExit):
+        train_dpo.main(["--model", str(place.model), *map(str, files), *small, "--output_dir", str(out)])
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "refused" not in said
+    assert str(out) in said
 
 
 def test_ppo_tries_the_model_that_it_has_loaded(place: Place, capsys) -> None:
