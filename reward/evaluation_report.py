@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from reward.calibration import TEMPERATURES
 from reward.judged_pairs import MODEL, JudgedPairs
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.plots import distribution_plot, interval_plot, reliability_plot
@@ -112,8 +113,8 @@ def _calibration(found: Mapping[str, Any]) -> list[str]:
     drawn = reliability_plot(
         series,
         x_label="confidence, sigmoid of the absolute margin",
-        caption=f"Reliability in {found['num_bins']} bins of equally many pairs, with intervals; below the dashed line "
-        "the model is too sure.",
+        caption=f"Reliability in {found['num_bins']} bin{'s' * (found['num_bins'] > 1)} of equally many pairs, with "
+        "intervals; below the dashed line the model is too sure.",
     )
     rows = [
         [label, found["before"][key], found["after"][key]]
@@ -125,12 +126,22 @@ def _calibration(found: Mapping[str, Any]) -> list[str]:
         )
     ]
     words = (
-        f"The temperature is {found['temperature']:.3g}: margins over it are the likeliest log-odds. Scores are scaled "
-        "to deviation 1, not to log-odds, so a temperature other than 1 is no fault. The figures with temperature are "
-        "of pairs that it was not fitted on, by five folds. ECE by chance is what a model that is right about its "
-        "confidence would show on this many pairs; one that knows nothing has log-loss 0.693 and Brier score 0.25."
+        f"{_temperature(found['temperature'])} The figures with temperature are of pairs that it was not fitted on, by "
+        "five folds. ECE by chance is what a model that is right about its confidence would show on this many pairs; "
+        "one that knows nothing has log-loss 0.693 and Brier score 0.25."
     )
     return [prose(words), side_by_side(drawn, figures_table(["", "as it is", "with temperature"], rows))]
+
+
+def _temperature(temperature: float) -> str:
+    """What a temperature says, in words."""
+    if temperature in TEMPERATURES:
+        why = "every pair is ordered rightly" if temperature < 1 else "margins say nothing of the order"
+        return f"These pairs settle no temperature, for {why}; {temperature:g} is the end of what was tried."
+    return (
+        f"The temperature is {temperature:.3g}: margins over it are the likeliest log-odds. Scores are scaled to "
+        "deviation 1, not to log-odds, so a temperature other than 1 is no fault."
+    )
 
 
 def _habits(metrics: Mapping[str, Any]) -> list[str]:

@@ -200,3 +200,5 @@ def test_a_page_shows_texts_and_runs_nothing(tmp_path) -> None:
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "scored 1.00 higher" in page
+    assert "settle no temperature, for margins say nothing of the order; 1000 is the end" in page
+    assert "in 1 bin of" in page
