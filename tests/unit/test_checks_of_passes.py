@@ -11,9 +11,10 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from rlhf.engine.backbone import REWARD, Backbone
+from rlhf.engine.backbone import REWARD, Backbone, Role
 from rlhf.engine.generation import Sample, Sampler
 from rlhf.engine.packing import Group
+from rlhf.training.checks import model_passes
 from rlhf.training.checks.classifier import Classifier, check_classifier_scores
 from rlhf.training.checks.findings import Finding
 from rlhf.training.checks.model_passes import check_policy, check_scores, judge_scores
@@ -91,6 +92,25 @@ def test_a_score_that_changes_with_its_neighbours_is_found_and_shown() -> None:
     assert finding.name == "scores_depend_on_batch"
     assert "another order" in finding.found
     assert finding.example == "probe response 2: -1 and -0.8"
+
+
+@pytest.mark.parametrize(
+    ("shift", "way"),
+    [(lambda place, number: float(place), "another order"), (lambda place, number: float(number), "no other prompt")],
+    ids=["place", "neighbours"],
+)
+def test_scores_are_computed_again_in_another_order_and_alone(backbone, monkeypatch, shift, way) -> None:
+    """Whatever a group's scores are shifted by: its place in the batch, or how many groups are in it."""
+    score = model_passes._scores
+
+    def shifted(backbone: Backbone, role: Role, groups: Any) -> list[torch.Tensor]:
+        found = enumerate(score(backbone, role, groups))
+        return [scores + shift(place, len(groups)) for place, scores in found]
+
+    monkeypatch.setattr(model_passes, "_scores", shifted)
+    (finding,) = check_scores(backbone, REWARD, GROUPS, field="reward_model")
+    assert finding.name == "scores_depend_on_batch"
+    assert way in finding.found
 
 
 class WidthModel:
