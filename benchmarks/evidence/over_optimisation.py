@@ -36,7 +36,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     ),
 }
 SEEDS = (0, 1)
-STEPS = 30
+STEPS = 26
 POLICIES = {"kept": "", "last": "/last"}  # by their folders in the run's
 LEARNING_RATE = "5e-4"
 PARTED, KEPT = 0.05, 0.95
