@@ -1,4 +1,8 @@
-"""What has been found, written into `docs/results.md` between two marks, with plots beside the other pictures."""
+"""What has been found, written into `docs/results.md` experiment by experiment, with plots beside the other pictures.
+
+An experiment without a finished run keeps what the page says of it: runs can be made on several machines, and one
+experiment can be made again by itself.
+"""
 
 from __future__ import annotations
 
@@ -7,89 +11,87 @@ from pathlib import Path
 
 from benchmarks.evidence import equal_time, frontier, over_optimisation, reward_models
 from benchmarks.evidence.runs import FINISHED, LIMIT_SECONDS, Plan, Run
-from rlhf.recipe_report import markdown
 from rlhf.training.run_folder import write_atomically
 
-BEGIN = "<!-- evidence: begin, written by python -m benchmarks.evidence --report -->"
-END = "<!-- evidence: end -->"
 PAGE = "results.md"
-EXPERIMENTS = (frontier, over_optimisation, equal_time, reward_models)
-LEAD = """\
-`make evidence` makes the runs below and `python -m benchmarks.evidence --report` this section. Each run is a few
-commands in a folder of its own below `runs/evidence`, at most {limit} minutes long on two cores; what is finished is
-skipped, so that the same command goes on where it was stopped. `summary.json` of each experiment holds settings,
-seeds, commands, seconds, processor seconds and peak memory of every run. The data is read from `RLHF_REAL_DATA`. Other
-work ran on the machine at times: seconds are upper bounds."""
+EXPERIMENTS = {
+    "frontier": frontier,
+    "over_optimisation": over_optimisation,
+    "equal_time": equal_time,
+    "reward_models": reward_models,
+}
+SHARED, SHARED_WITH = "sentiment", "frontier"  # the runs that several experiments build on are counted once
+
+
+def marks(experiment: str) -> tuple[str, str]:
+    """The lines of the page between which an experiment stands."""
+    return f"<!-- evidence {experiment}: begin -->", f"<!-- evidence {experiment}: end -->"
 
 
 def write_report(plan: Plan, docs: Path) -> str:
-    """Replace the section and the plots; says what was written and what is missing.
+    """Replace the sections and plots of the experiments that have a finished run; says what was written and what lacks.
 
     Raises:
-        ValueError: the page does not have the two marks, in order.
+        ValueError: the page does not have the marks of each experiment, in order.
     """
     page = docs / PAGE
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} lacks the marks of the evidence: add the lines {BEGIN} and {END} where it belongs")
-    write_atomically(page, f"{head}{BEGIN}\n\n{section(plan, docs / 'images')}\n\n{END}{tail}")
-    return f"{page} is written; {missing(plan)}"
+    written = []
+    for name, experiment in EXPERIMENTS.items():
+        begin, end = marks(name)
+        head, found_begin, rest = text.partition(begin)
+        _, found_end, tail = rest.partition(end)
+        if not found_begin or not found_end:
+            raise ValueError(f"{page} lacks the marks of {name}: add the lines {begin} and {end} where it belongs")
+        if content := experiment.section(plan, docs / "images"):
+            text = f"{head}{begin}\n\n{content}\n\n{cost(plan, name)}\n\n{commands(plan, name)}\n\n{end}{tail}"
+            written.append(name)
+    if not written:
+        return f"{page} is left as it is: no experiment has a finished run"
+    write_atomically(page, text)
+    return f"{page} is written: {', '.join(written)}; {missing(plan.runs, plan)}"
 
 
-def section(plan: Plan, images: Path) -> str:
-    """Everything between the marks."""
-    parts = ["## Evidence", LEAD.format(limit=LIMIT_SECONDS // 60)]
-    parts += [found for experiment in EXPERIMENTS if (found := experiment.section(plan, images))]
-    parts += ["### Cost and commands", cost_table(plan), missing(plan).capitalize() + ".", commands(plan)]
-    return "\n\n".join(parts)
+def cost(plan: Plan, experiment: str) -> str:
+    """Time and memory of an experiment's runs, and which of them lack."""
+    runs = of_experiment(plan, experiment)
+    states = [plan.place.state(run) for run in runs if plan.status(run) == FINISHED]
+    if not states:
+        return missing(runs, plan).capitalize() + "."
+    longest = max(state["seconds"] for state in states)
+    over = sum(state["seconds"] > LIMIT_SECONDS for state in states)
+    return (
+        f"{len(states)} of {len(runs)} runs, {sum(state['seconds'] for state in states) / 60:.0f} minutes "
+        f"({sum(state['cpu_seconds'] for state in states) / 60:.0f} of processor time), the longest {longest:.0f} s"
+        + (f" ({over} over {LIMIT_SECONDS} s)" if over else "")
+        + f", at most {max(state['peak_gb'] for state in states):.1f} GB"
+        + ("" if len(states) == len(runs) else f"; {missing(runs, plan)}")
+        + "."
+    )
 
 
-def cost_table(plan: Plan) -> str:
-    """Time and memory by experiment."""
-    header = ["experiment", "runs", "minutes", "longest run, s", "processor minutes", "peak GB"]
-    rows = []
-    for experiment in dict.fromkeys(run.experiment for run in plan.runs):
-        states = [plan.place.state(run) for run in finished(plan, experiment)]
-        if not states:
-            continue
-        longest = max(state["seconds"] for state in states)
-        over = sum(state["seconds"] > LIMIT_SECONDS for state in states)
-        total = len([run for run in plan.runs if run.experiment == experiment])
-        rows.append(
-            [
-                experiment.replace("_", " "),
-                f"{len(states)} of {total}",
-                f"{sum(state['seconds'] for state in states) / 60:.0f}",
-                f"{longest:.0f}" + (f", {over} over the limit" if over else ""),
-                f"{sum(state['cpu_seconds'] for state in states) / 60:.0f}",
-                f"{max(state['peak_gb'] for state in states):.1f}",
-            ]
-        )
-    return markdown(header, rows)
-
-
-def commands(plan: Plan) -> str:
+def commands(plan: Plan, experiment: str) -> str:
     """One run of each kind, as it would be typed."""
     shown: dict[str, Run] = {}
-    for run in plan.runs:
+    for run in of_experiment(plan, experiment):
         shown.setdefault(run.kind or run.name, run)
     lines = [f"# {run.name}\n" + "\n".join(map(" ".join, run.commands)) for run in shown.values()]
     return (
-        "The first run of each kind; the others differ in seed, weight or arm.\n\n<details><summary>Commands</summary>"
+        "<details><summary>Commands: the first run of each kind; the others differ in seed, weight or arm</summary>"
         "\n\n```\n" + "\n\n".join(lines) + "\n```\n\n</details>"
     )
 
 
-def missing(plan: Plan) -> str:
-    """Which runs have no result, by experiment."""
-    left = [run.name for run in plan.runs if plan.status(run) != FINISHED]
+def missing(runs: Sequence[Run], plan: Plan) -> str:
+    """Which runs have no result."""
+    left = [run.name for run in runs if plan.status(run) != FINISHED]
     if not left:
-        return f"all {len(plan.runs)} runs have finished"
+        return f"all {len(runs)} runs have finished"
     shown = ", ".join(left[:5]) + (" and others" if len(left) > 5 else "")
-    return f"{len(left)} of {len(plan.runs)} runs are missing: {shown}"
+    return f"{len(left)} of {len(runs)} runs are missing: {shown}"
 
 
-def finished(plan: Plan, experiment: str) -> Sequence[Run]:
-    return [run for run in plan.runs if run.experiment == experiment and plan.status(run) == FINISHED]
+def of_experiment(plan: Plan, experiment: str) -> list[Run]:
+    """An experiment's runs, with the shared ones where they are counted."""
+    names = (SHARED, experiment) if experiment == SHARED_WITH else (experiment,)
+    return [run for run in plan.runs if run.experiment in names]

@@ -29,7 +29,7 @@ from rlhf.evaluation.metrics import pair_accuracy
 from rlhf.recipe_report import markdown
 from rlhf.training.run_folder import read_rows
 
-FOLDS = 3
+FOLDS = 2
 MEMBERS = 3
 PAIRS = "pairs.jsonl"
 SINGLE, ENSEMBLE, LONGER, WORDS = "single", "ensemble", "longer wins", "bag of words"
@@ -57,17 +57,20 @@ class PreferenceSet:
 
 
 SETS = (
-    PreferenceSet("human_chat", 1169, 128, 96, 48),
-    PreferenceSet("hh_harmless", 1500, 128, 64, 56),
-    PreferenceSet("alpacaeval_gpt4", 1000, 96, 128, 36),
-    PreferenceSet("fgrlhf_qa", 690, 256, 96, 24),
+    PreferenceSet("human_chat", 1169, 128, 96, 44),
+    PreferenceSet("hh_harmless", 1500, 128, 64, 50),
+    PreferenceSet("alpacaeval_gpt4", 1000, 96, 128, 34),
+    PreferenceSet("fgrlhf_qa", 690, 256, 96, 22),
 )
 
 
 def runs() -> list[Run]:
-    """Data and the folds of each set; all first folds before any second one."""
-    folds = [fold_run(preferences, fold) for fold in range(FOLDS) for preferences in SETS]
-    return [*map(data_run, SETS), *folds]
+    """Data and folds, set by set, so that what has finished at any time is a whole picture of fewer sets."""
+    return [
+        run
+        for preferences in SETS
+        for run in (data_run(preferences), *(fold_run(preferences, fold) for fold in range(FOLDS)))
+    ]
 
 
 def data_run(preferences: PreferenceSet) -> Run:

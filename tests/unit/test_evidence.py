@@ -299,7 +299,18 @@ def measured(reward: float, kl: float) -> dict:
     }
 
 
-def test_the_report_replaces_its_section_alone_and_says_what_is_missing(place, tmp_path) -> None:
+def page_of_another_time(docs: Path) -> Path:
+    """A results page whose every experiment says something."""
+    docs.mkdir()
+    page = docs / report.PAGE
+    sections = [
+        f"{begin}\n{name} of another time\n{end}" for name in report.EXPERIMENTS for begin, end in [report.marks(name)]
+    ]
+    page.write_text("before\n\n" + "\n\n".join(sections) + "\n\nafter\n")
+    return page
+
+
+def test_the_report_replaces_what_has_been_run_alone_and_says_what_is_missing(place, tmp_path) -> None:
     plan = Plan([run for module in MODULES for run in module.runs()], place)
     accuracy = {"value": 0.86, "low": 0.84, "high": 0.88, "n": 846}
     finish(
@@ -314,17 +325,16 @@ def test_the_report_replaces_its_section_alone_and_says_what_is_missing(place, t
         rows = [{"prompt_id": str(prompt), "reward": reward + prompt / 100} for prompt in range(4)]
         (folder / RESPONSES).write_text("".join(json.dumps(row) + "\n" for row in rows))
     docs = tmp_path / "docs"
-    docs.mkdir()
-    page = docs / "results.md"
-    page.write_text(f"before\n\n{report.BEGIN}\nof another time\n{report.END}\n\nafter\n")
+    page = page_of_another_time(docs)
     said = report.write_report(plan, docs)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\n\nafter\n")
-    assert "of another time" not in text
+    assert "frontier of another time" not in text
+    assert [f"{name} of another time" in text for name in report.EXPERIMENTS] == [False, True, True, True]
     assert "PPO leads SFT by at least 0.25 at a KL under 10 nats in 1 of 1 seeds" in text
     assert "0.30 [0.30, 0.30]" in text  # the lead is paired by prompt
-    assert "| frontier | 6 of 18 | 50 | 500, 6 over the limit | 6 | 2.5 |" in text
+    assert "8 of 24 runs, 67 minutes (8 of processor time), the longest 500 s (8 over 480 s), at most 2.5 GB" in text
     assert (docs / "images" / frontier.PLOT).read_text().startswith("<?xml")
     assert f"{len(plan.runs) - 8} of {len(plan.runs)} runs are missing: sentiment/data" in said
     before = (docs / "images" / frontier.PLOT).read_bytes()
@@ -333,5 +343,13 @@ def test_the_report_replaces_its_section_alone_and_says_what_is_missing(place, t
 
 
 def test_a_page_without_the_marks_is_refused(place, tmp_path) -> None:
-    with pytest.raises(ValueError, match="lacks the marks"):
+    with pytest.raises(ValueError, match="lacks the marks of frontier"):
         report.write_report(Plan([], place), tmp_path)
+
+
+def test_a_page_is_left_as_it_is_where_nothing_has_been_run(place, tmp_path) -> None:
+    page = page_of_another_time(tmp_path / "docs")
+    before = page.read_text()
+    said = report.write_report(Plan([run for module in MODULES for run in module.runs()], place), page.parent)
+    assert "is left as it is" in said
+    assert page.read_text() == before
