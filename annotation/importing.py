@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,12 +125,23 @@ def _import(
     ]
     connection.execute(sa.insert(completion), completions)
     slots = [
-        {"item_id": ids[comparison.id], "number": number, "state": "open"}
+        {
+            "item_id": ids[comparison.id],
+            "number": number,
+            "state": "open",
+            "campaign_id": campaign_id,
+            "shuffle": _uniform(f"{comparison.id}:{number}"),
+        }
         for comparison in new
         for number in range(1, overlap + 1)
     ]
     connection.execute(sa.insert(slot), slots)
     return len(new)
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) by which slots are in random order, the same one whenever these items are added."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
 def check_campaign_settings(name: str, overlap: int | None) -> None:
