@@ -10,7 +10,7 @@
               └─ live_request ── live_answer      an annotator's prompt on its way to be an item
     annotator ─┬─ session
                └─ invite
-    audit, login_failure, live_worker
+    audit, chain, login_failure, live_worker
 
 Times are seconds since 1970 (UTC), from the server's clock.
 """
@@ -249,6 +249,15 @@ audit = sa.Table(
     sa.Column("actor_id", sa.Text),  # none: the app, or the command line
     sa.Column("action", sa.Text, nullable=False),
     sa.Column("details", sa.JSON, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+)
+
+# The ends of the two chains: who adds to one locks its row, and a row that is missing at the end is missed.
+chain = sa.Table(
+    "chain",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),  # judgment, audit
+    sa.Column("count", sa.BigInteger, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
 )
 

@@ -129,6 +129,13 @@ def judgments() -> None:
         sa.Column("hash", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("number"),
     )
+    op.create_table(
+        "chain",
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("count", sa.BigInteger, nullable=False),
+        sa.Column("hash", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
     begin_audit()
     forbid_audit_changes()
 
@@ -138,21 +145,28 @@ def begin_audit() -> None:
     rows = op.get_bind().execute(sa.text(f"SELECT {', '.join(OLD_COLUMNS)} FROM judgment ORDER BY number")).mappings()
     digest, count = hashlib.sha256(), 0
     for row in rows:
-        values = {
-            name: json.loads(value) if name in ("ranks", "shown_order") and isinstance(value, str) else value
-            for name, value in row.items()
-        }
-        digest.update(json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
+        values = {name: _parsed(value) if name in ("ranks", "shown_order") else value for name, value in row.items()}
+        digest.update(_canonical(values) + b"\n")
         count += 1
     details = {"judgments_before": count, "sha256": digest.hexdigest()}
-    entry = {"number": 1, "at": time.time(), "actor_id": None, "action": "audit begins", "details": details}
-    content = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    audit = sa.table(
-        "audit",
-        *(sa.column(name) for name in ("number", "at", "actor_id", "action", "hash")),
-        sa.column("details", sa.JSON),
+    entry = {"at": time.time(), "actor_id": None, "action": "audit begins", "details": details}
+    head = hashlib.sha256(_canonical({"before": "", **entry})).hexdigest()
+    columns = [sa.column(name) for name in ("at", "actor_id", "action", "hash")]
+    op.execute(sa.insert(sa.table("audit", *columns, sa.column("details", sa.JSON))).values(**entry, hash=head))
+    chain = sa.table("chain", *(sa.column(name) for name in ("name", "count", "hash")))
+    op.bulk_insert(
+        chain,
+        [{"name": "judgment", "count": count, "hash": digest.hexdigest()}, {"name": "audit", "count": 1, "hash": head}],
     )
-    op.execute(sa.insert(audit).values(**entry, hash=hashlib.sha256(content.encode()).hexdigest()))
+
+
+def _parsed(value: object) -> object:
+    """JSON as SQLite gives it back, a text; PostgreSQL has parsed it."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _canonical(values: dict[str, object]) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def forbid_audit_changes() -> None:
