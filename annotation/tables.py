@@ -267,6 +267,7 @@ live_request = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),  # chosen by the browser
     sa.Column("campaign_id", sa.ForeignKey("campaign.id"), nullable=False),
     sa.Column("annotator_id", sa.ForeignKey("annotator.id"), nullable=False),
+    sa.Column("client", sa.Text, nullable=False),  # the tab that gets the item
     sa.Column("messages", sa.JSON, nullable=False),
     sa.Column("state", sa.Text, nullable=False),  # waiting, running, done, failed, cancelled
     sa.Column("error", sa.Text),

@@ -187,6 +187,7 @@ def live() -> None:
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("campaign_id", COUNTER, sa.ForeignKey("campaign.id"), nullable=False),
         sa.Column("annotator_id", sa.Text, sa.ForeignKey("annotator.id"), nullable=False),
+        sa.Column("client", sa.Text, nullable=False),
         sa.Column("messages", sa.JSON, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("error", sa.Text),
