@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +23,7 @@ OLD_COLUMNS = (
     *("number", "id", "item_id", "annotator_id", "revision", "supersedes", "kind", "ranks", "strength", "reason"),
     *("shown_order", "active_ms", "app_version", "created_at"),
 )
-JUDGMENT_COLUMNS = tuple(name for name in judgment.c.keys() if name not in ("number", "hash"))
+JUDGMENT_COLUMNS = tuple(column.name for column in judgment.c if column.name not in ("number", "hash"))
 AUDIT_COLUMNS = ("at", "actor_id", "action", "details")
 FLOATS = ("strength", "created_at", "probability", "at")  # a whole number comes back from the database as a float
 
@@ -82,13 +83,12 @@ def verify(connection: sa.Connection) -> Verified:
 def _extend(connection: sa.Connection, name: str, values: Mapping[str, Any], columns: tuple[str, ...]) -> str:
     """Move the end of a chain on by one row, and give its hash."""
     row = connection.execute(sa.select(chain).where(chain.c.name == name).with_for_update()).one()
-    link = _link(row.hash if name == "judgment" or row.count else "", values, columns)
-    moved = sa.update(chain).where(chain.c.name == name).values(count=row.count + 1, hash=link)
-    connection.execute(moved)
+    link = _link(row.hash, values, columns)
+    connection.execute(sa.update(chain).where(chain.c.name == name).values(count=row.count + 1, hash=link))
     return link
 
 
-def _link(before: str, values: Mapping[str, Any], columns: tuple[str, ...]) -> str:
+def _link(before: str | None, values: Mapping[str, Any], columns: tuple[str, ...]) -> str:
     content = {"before": before} | {name: _plain(name, values.get(name)) for name in columns}
     return hashlib.sha256(_canonical(content)).hexdigest()
 
@@ -99,32 +99,26 @@ def _plain(name: str, value: Any) -> Any:
 
 def _canonical(values: Mapping[str, Any]) -> bytes:
     """One text for equal values, whatever the database they come from."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode("utf-8", "surrogatepass")
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _judgment_problems(connection: sa.Connection) -> Iterator[str]:
     begun = connection.execute(sa.select(audit.c.details).order_by(audit.c.number).limit(1)).scalar() or {}
-    num_old, digest, count = begun.get("judgments_before", 0), hashlib.sha256(), 0
-    before = ""
-    for row in _stream(connection, sa.select(judgment).order_by(judgment.c.number)):
+    num_old = begun.get("judgments_before", 0)
+    rows = _stream(connection, sa.select(judgment).order_by(judgment.c.number))
+    digest, count = hashlib.sha256(), 0
+    for row in islice(rows, num_old):
         count += 1
-        if count <= num_old:
-            old = {name: _plain(name, row[name]) for name in OLD_COLUMNS}
-            digest.update(_canonical(old) + b"\n")
-            if count < num_old:
-                continue
-        if count == num_old or (count == 1 and not num_old):
-            before = digest.hexdigest()
-            if num_old and before != begun.get("sha256"):
-                yield f"the {num_old} judgments from before the chain are not what they were when it began"
-                before = begun.get("sha256", "")
-        if count > num_old:
-            link = _link(before, row, JUDGMENT_COLUMNS)
-            if row["hash"] != link:
-                yield f"judgment {row['number']} or the one before it was changed, removed or put in"
-            before = row["hash"] or ""
-    yield from _end_problems("judgment", count, before or digest.hexdigest(), head(connection, "judgment"))
+        digest.update(_canonical({name: _plain(name, row[name]) for name in OLD_COLUMNS}) + b"\n")
+    before = begun.get("sha256", "")
+    if digest.hexdigest() != before:
+        yield f"the first {num_old} judgments are not what they were when the chain began"
+    for row in rows:
+        count += 1
+        if row["hash"] != _link(before, row, JUDGMENT_COLUMNS):
+            yield f"judgment {row['number']} or the one before it was changed, removed or put in"
+        before = row["hash"]
+    yield from _end_problems("judgment", count, before, head(connection, "judgment"))
 
 
 def _audit_problems(connection: sa.Connection) -> Iterator[str]:
