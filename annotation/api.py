@@ -32,6 +32,7 @@ from annotation.records import (
     NotHeld,
     UnknownItem,
 )
+from annotation.routes.access import Service, SignedIn, cookie_name, visitor
 from annotation.service import AnnotationService
 from annotation.store import StoreUnavailable
 from rlhf import __version__
@@ -97,34 +98,9 @@ class FreshFiles(StaticFiles):
         return await super().get_response(path, scope)
 
 
-async def _service(request: Request) -> AnnotationService:
-    return request.app.state.service
-
-
-Service = Annotated[AnnotationService, Depends(_service)]
-
-
-def cookie_name(service: AnnotationService) -> str:
-    """The session's cookie; browsers do not tell ports apart, so each store has a name of its own."""
-    return f"rlhf_session_{service.store.id}"
-
-
-def _signed_in(request: Request, service: Service) -> Annotator:
-    annotator = service.annotator_of(request.cookies.get(cookie_name(service)))
-    if annotator is None:
-        raise HTTPException(401, "you are not signed in, or your session has ended: sign in again")
-    # A tab keeps its work when somebody else signs in through another tab of the same browser.
-    if request.headers.get("x-annotator", annotator.id) != annotator.id:
-        raise HTTPException(401, f"this browser is signed in as {annotator.name} now: sign in again")
-    return annotator
-
-
-SignedIn = Annotated[Annotator, Depends(_signed_in)]
-
-
 def create_app(service: AnnotationService) -> FastAPI:
     """The whole app. Gradio is imported in the background when the app starts, or at the first visit of its page."""
-    page = JudgePage(lambda request: service.annotator_of(request.cookies.get(cookie_name(service))))
+    page = JudgePage(lambda request: visitor(request, service))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from rlhf.data.comparisons import Message
+
+ROLES = ("annotator", "adjudicator", "manager")  # each may do what those before it may
 
 
 class AnnotationError(ValueError):
@@ -29,10 +33,15 @@ class NotHeld(AnnotationError):
 
 @dataclass(frozen=True)
 class Annotator:
-    """A person. `id` is the pseudonym that judgments carry, `name` what they signed in by."""
+    """A person. `id` is the pseudonym that judgments carry, `name` what they signed in by.
+
+    `role` is one of `ROLES`; `state` is active, or paused: signed in, but given no work.
+    """
 
     id: str
     name: str
+    role: str = "annotator"
+    state: str = "active"
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,10 @@ class Card:
         prompt: the conversation, the last message is the user's.
         responses: texts in blind order, from left to right; the same annotator always sees the same order.
         leased_until: until when no one else gets it, in seconds since 1970.
+        kind: "work", "adjudication" or "live"; gold items are shown as work.
+        campaign_id: the campaign's number.
+        settings: what the campaign asks for, as the page reads it.
+        opinions: what others said, for an adjudicator.
     """
 
     item_id: str
@@ -52,29 +65,91 @@ class Card:
     prompt: tuple[Message, ...]
     responses: tuple[str, ...]
     leased_until: float
+    kind: str = "work"
+    campaign_id: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    opinions: tuple[Opinion, ...] = ()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an annotator says of a card; all that goes by response is in the order shown.
+
+    Attributes:
+        kind: "ranking", "skip" or "flag".
+        ranks: one per response, 1 = best, equal numbers tie; None for a skip or a flag.
+        strength: how much better the preferred response of a pair is: 1 slightly, 2, 3 much; None where unsaid.
+        both_bad: no response is acceptable, whatever their order.
+        aspects: name -> a rating of each response, 1 = worst.
+        rationale: why, in the annotator's words.
+        edits: place from the left, counted from 0 -> a better text.
+        reason: why it was skipped or flagged.
+    """
+
+    kind: str
+    ranks: tuple[int, ...] | None = None
+    strength: float | None = None
+    both_bad: bool = False
+    aspects: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    rationale: str | None = None
+    edits: Mapping[int, str] = field(default_factory=dict)
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """What an annotator says of a card.
+    """What an annotator sends.
 
     Attributes:
         id: chosen by the browser (a UUID); the same id again is the same judgment.
         item_id: the card's.
-        kind: "ranking" or "skip".
-        ranks: one per response in the order shown, 1 = best, equal numbers tie; None for a skip.
-        strength: how much better the preferred response of a pair is: 1 slightly, 2, 3 much; None where unsaid.
-        reason: why it was skipped.
+        said: what is said of it.
         active_ms: time spent on it, in milliseconds.
     """
 
     id: str
     item_id: str
-    kind: str
-    ranks: tuple[int, ...] | None = None
-    strength: float | None = None
-    reason: str | None = None
+    said: Said
     active_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What somebody said of an item, for an adjudicator: `who` is a letter, ranks are in the order shown."""
+
+    who: str
+    ranks: tuple[int, ...]
+    strength: float | None
+    both_bad: bool
+    rationale: str | None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What stands before an annotator's work.
+
+    Attributes:
+        kind: "guideline" (read and accept), "not_qualified", "paused".
+        campaign, campaign_id: whose; none when paused.
+        version, text: of the guidelines.
+        accuracy, needed: of the qualification.
+    """
+
+    kind: str
+    campaign: str | None = None
+    campaign_id: int | None = None
+    version: int | None = None
+    text: str | None = None
+    accuracy: float | None = None
+    needed: float | None = None
+
+
+@dataclass(frozen=True)
+class Next:
+    """The card to judge next, or what stands before it; neither when there is nothing left."""
+
+    card: Card | None
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True)
@@ -88,15 +163,13 @@ class Saved:
 
 @dataclass(frozen=True)
 class Undone:
-    """A judgment taken back: its card again, and what had been said of it (ranks in the order shown).
+    """A judgment taken back, or opened again: its card, and what had been said of it.
 
     `card` is None where the item was skipped and others have taken it since.
     """
 
     card: Card | None
-    kind: str
-    ranks: tuple[int, ...] | None
-    strength: float | None
+    previous: Said
 
 
 @dataclass(frozen=True)
@@ -105,9 +178,9 @@ class Progress:
 
     Attributes:
         judged: items ranked by this annotator.
-        skipped: items skipped by this annotator.
+        skipped: items skipped or flagged by this annotator.
         available: items this annotator can still be given, those on the screen included.
-        total: items in the store.
+        total: items in the open campaigns.
         done: items with all the rankings they are to get.
     """
 
@@ -116,3 +189,25 @@ class Progress:
     available: int
     total: int
     done: int
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """A judgment of one's own that stands. `number` orders all judgments; ranks are in the order shown."""
+
+    number: int
+    item_id: str
+    campaign: str
+    at: float
+    said: Said
+    revision: int
+    active_ms: int
+    prompt: str
+
+
+@dataclass(frozen=True)
+class GoldScore:
+    """How many of the gold items judged were right."""
+
+    n: int
+    right: int

@@ -11,17 +11,24 @@ import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from random import Random
 
 import sqlalchemy as sa
 
-from annotation import assignment
+from annotation import adjudication, assignment, audit, campaigns, gold, judgments
+from annotation.campaigns import Campaign
+from annotation.cards import lock, order_for, show
+from annotation.judgments import check_id
 from annotation.records import (
     Annotator,
     Card,
+    Gate,
+    GoldScore,
+    HistoryRow,
     InvalidJudgment,
     InvalidName,
     Judgment,
+    Next,
     NotHeld,
     Progress,
     Saved,
@@ -29,23 +36,22 @@ from annotation.records import (
     UnknownItem,
 )
 from annotation.store import Store
-from annotation.tables import annotator, campaign, completion, item, judgment, prompt, session, showing, slot
-from rlhf import __version__
-from rlhf.data.comparisons import Message
+from annotation.tables import annotator, campaign, item, judgment, prompt, session, slot
 
 LEASE_SECONDS = 600.0
 SESSION_SECONDS = 30 * 24 * 3600.0
 LONGEST_NAME = 64
-LONGEST_REASON = 2000
-STRENGTHS = (1, 2, 3)
 # From this many items on, the store-wide numbers are counted every few seconds and not at each answer.
 LARGE_STORE = 2000
 COUNT_SECONDS = 5.0
+PROMPT_CHARACTERS = 200  # of a prompt in the history
+WORKS = (assignment.WORK, assignment.GOLD, assignment.QUALIFICATION)
+Place = tuple[float, int]
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """Items of the store, those with all their rankings, those with a free slot, and until when this is good."""
+    """Items of a campaign, those with all their rankings, those with a free slot, and until when this is good."""
 
     total: int
     done: int
@@ -60,13 +66,24 @@ class AnnotationService:
         store: where everything is kept.
         lease_seconds: how long an item stays with a tab that no longer asks for it.
         clock: seconds since 1970.
+        random: draws which items come out of their order.
     """
 
-    def __init__(self, store: Store, *, lease_seconds: float = LEASE_SECONDS, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        store: Store,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        clock: Callable[[], float] = time.time,
+        random: Random | None = None,
+    ):
         self.store = store
         self.lease_seconds = lease_seconds
         self.clock = clock
-        self._counts: _Counted | None = None
+        self.random = random or Random()
+        self._counts: dict[int, _Counted] = {}
+        self._busy: dict[str, tuple[float, int]] = {}  # annotator -> until, items with a free slot that are not theirs
+        self._places: dict[tuple[str, int], Place] = {}  # (annotator, campaign) -> how far down its order they are
 
     # ---- sessions -----------------------------------------------------------------------------------------
 
@@ -97,14 +114,14 @@ class AnnotationService:
         if not token:
             return None
         query = (
-            sa.select(annotator.c.id, annotator.c.name)
+            sa.select(annotator.c.id, annotator.c.name, annotator.c.role, annotator.c.state)
             .join(session, session.c.annotator_id == annotator.c.id)
             .where(session.c.token_hash == _hash(token), session.c.revoked_at.is_(None))
             .where(session.c.expires_at > self.clock())
         )
         with self.store.reading() as connection:
             row = connection.execute(query).first()
-        return None if row is None else Annotator(row.id, row.name or row.id)
+        return None if row is None else Annotator(row.id, row.name or row.id, row.role, row.state)
 
     def sign_out(self, token: str) -> None:
         """End a session. Its tabs' leases run out by themselves."""
@@ -113,23 +130,65 @@ class AnnotationService:
 
     # ---- work ---------------------------------------------------------------------------------------------
 
-    def next_card(self, annotator_id: str, client: str, *, exclude: Sequence[str] = ()) -> Card | None:
-        """Lease an item and show it: the one this tab holds already, else a new one; None when there is none.
+    def next_card(self, annotator_id: str, client: str, *, exclude: Sequence[str] = ()) -> Next:
+        """Lease an item and show it: the one this tab holds already, else a new one; or say what stands before it.
 
         Args:
             annotator_id: who asks.
             client: names the browser tab: two tabs of one annotator get different items.
             exclude: items the tab has on the screen or has just judged.
         """
+        known = [int(item_id) for item_id in exclude if _is_number(item_id)]
 
-        def lease(connection: sa.Connection) -> Card | None:
+        def lease(connection: sa.Connection) -> Next:
+            now = self.clock()
+            if campaigns.state_of(connection, annotator_id) != "active":
+                return Next(None, Gate("paused"))
+            until = now + self.lease_seconds
+            held = assignment.held_item(
+                connection, annotator_id, client, known, kinds=(*WORKS, assignment.LIVE), now=now, until=until
+            )
+            if held is not None:
+                return Next(show(connection, held, annotator_id, until))
+            gate: Gate | None = None
+            for found in campaigns.working_campaigns(connection, annotator_id):
+                given = self._from_campaign(connection, found, annotator_id, client, known, now=now, until=until)
+                if given.card is not None or (given.gate is not None and given.gate.kind == "guideline"):
+                    return given
+                gate = gate or given.gate
+            return Next(None, gate)
+
+        return self.store.write(lease)
+
+    def accept_guideline(self, annotator_id: str, campaign_id: int, version: int) -> None:
+        """Keep that the annotator has read and accepted a campaign's guidelines.
+
+        Raises:
+            CampaignError: there is no such version.
+        """
+        self.store.write(
+            lambda connection: campaigns.accept_guideline(
+                connection, campaign_id, version, annotator_id, at=self.clock()
+            )
+        )
+
+    def next_adjudication(
+        self, annotator_id: str, client: str, *, exclude: Sequence[str] = ()
+    ) -> tuple[Card | None, int]:
+        """Lease an item whose annotators disagree, with what they said; and how many of them there are."""
+        known = [int(item_id) for item_id in exclude if _is_number(item_id)]
+
+        def lease(connection: sa.Connection) -> tuple[Card | None, int]:
             now = self.clock()
             until = now + self.lease_seconds
-            known = [int(item_id) for item_id in exclude if _is_number(item_id)]
-            item_id = assignment.held_item(connection, annotator_id, client, known, now=now, until=until)
-            if item_id is None:
-                item_id = assignment.claim(connection, annotator_id, client, known, now=now, until=until)
-            return None if item_id is None else _card(connection, item_id, annotator_id, until)
+            kind = assignment.ADJUDICATION
+            held = assignment.held_item(connection, annotator_id, client, known, kinds=(kind,), now=now, until=until)
+            item_id, waiting = adjudication.next_item(connection, annotator_id, known, now=now)
+            if held is None and item_id is not None:
+                assignment.lease_extra(connection, item_id, kind, annotator_id, client, now=now, until=until)
+                held = item_id
+            card = None if held is None else show(connection, held, annotator_id, until, chosen_by=kind)
+            return card, waiting
 
         return self.store.write(lease)
 
@@ -146,7 +205,7 @@ class AnnotationService:
         """Give a tab's items back: it closes."""
         self.store.write(lambda connection: assignment.give_back(connection, annotator_id, client=client))
 
-    def submit(self, annotator_id: str, said: Judgment) -> Saved:
+    def submit(self, annotator_id: str, sent: Judgment) -> Saved:
         """Keep a judgment for good. Sent again with the same id it changes nothing and gives the same answer.
 
         A second judgment of an item is a new revision; the first one stays in the history.
@@ -156,27 +215,32 @@ class AnnotationService:
             InvalidJudgment: it does not fit the item, or its id was used for something else.
             NotHeld: the lease had run out, and others have filled all places of this item since.
         """
+        check_id(sent.id)
+        if type(sent.active_ms) is not int or not 0 <= sent.active_ms < 2**53:
+            raise InvalidJudgment(f"active_ms is {sent.active_ms!r}; give milliseconds >= 0")
 
         def keep(connection: sa.Connection) -> Saved:
-            item_id = int(said.item_id) if _is_number(said.item_id) else -1
-            num_responses = _lock_item(connection, item_id)
-            _check_judgment(said, num_responses)
-            order = _shown(connection, item_id, annotator_id, num_responses)
-            ranks = None if said.ranks is None else [said.ranks[order.index(place)] for place in range(num_responses)]
-            told = {"kind": said.kind, "ranks": ranks, "strength": said.strength, "reason": said.reason}
-            before = _by_id(connection, said.id)
+            now = self.clock()
+            item_id = int(sent.item_id) if _is_number(sent.item_id) else -1
+            order = order_for(connection, item_id, annotator_id, lock(connection, item_id))
+            judgments.check(sent.said, *judgments.context(connection, item_id, order))
+            told = judgments.by_position(sent.said, order)
+            before = judgments.by_id(connection, sent.id)
             if before is not None:
-                _check_same(before, annotator_id, item_id, told)
-                return Saved(said.id, said.item_id, before.revision)
-            if said.kind == "skip":
-                assignment.give_back(connection, annotator_id, item_id=item_id)
-            elif not assignment.hold(connection, item_id, annotator_id, now=self.clock(), client=None, until=None):
+                judgments.check_same(before, annotator_id, item_id, told)
+                return Saved(sent.id, sent.item_id, before.revision)
+            kind = assignment.hold(connection, item_id, annotator_id, now=now, client=None, until=None)
+            if kind is None:
                 raise NotHeld(
                     "this item went to somebody else after its time here had run out; your judgment was not counted"
                 )
-            times = {"active_ms": said.active_ms, "shown_order": order}
-            revision = self._append(connection, said.id, item_id, annotator_id, told | times)
-            return Saved(said.id, said.item_id, revision)
+            if sent.said.kind != "ranking":
+                assignment.give_back(connection, annotator_id, item_id=item_id)
+            told |= {"active_ms": sent.active_ms, "shown_order": order, "role": kind}
+            revision = judgments.append(connection, sent.id, item_id, annotator_id, told, at=now)
+            if kind == assignment.GOLD and sent.said.kind == "ranking":
+                self._pause_if_wrong(connection, annotator_id, item_id, now)
+            return Saved(sent.id, sent.item_id, revision)
 
         return self.store.write(keep)
 
@@ -189,189 +253,250 @@ class AnnotationService:
         Raises:
             InvalidJudgment: the id was used for something else.
         """
-        _check_id(undo_id)
+        check_id(undo_id)
 
         def take_back(connection: sa.Connection) -> Undone | None:
             # one at a time: two would take back the same judgment
             connection.execute(sa.select(annotator.c.id).where(annotator.c.id == annotator_id).with_for_update())
-            done = _by_id(connection, undo_id)
+            done = judgments.by_id(connection, undo_id)
             if done is not None and (done.kind != "undo" or done.annotator_id != annotator_id):
                 raise InvalidJudgment(f"id {undo_id} was used for another judgment; send a new one")
-            last = _newest(connection, annotator_id) if done is None else _by_number(connection, done.supersedes)
+            if done is None:
+                last = judgments.newest(connection, annotator_id)
+            else:
+                last = judgments.by_number(connection, done.supersedes)
             if last is None:
                 return None
-            _lock_item(connection, last.item_id)
-            if done is None:
-                told = {"kind": "undo", "active_ms": 0, "shown_order": last.shown_order}
-                self._append(connection, undo_id, last.item_id, annotator_id, told)
+            lock(connection, last.item_id)
             now = self.clock()
-            until = now + self.lease_seconds
-            answered = _stands(connection, last.item_id, annotator_id)
-            held = not answered and assignment.hold(
-                connection, last.item_id, annotator_id, now=now, client=client, until=until
-            )
-            ranks = None if last.ranks is None else tuple(last.ranks[place] for place in last.shown_order)
-            card = _card(connection, last.item_id, annotator_id, until) if held else None
-            return Undone(card, last.kind, ranks, last.strength)
+            if done is None:
+                told = {"kind": "undo", "active_ms": 0, "shown_order": last.shown_order, "role": last.role}
+                judgments.append(connection, undo_id, last.item_id, annotator_id, told, at=now)
+            answered = judgments.standing(connection, last.item_id, annotator_id) is not None
+            card = None if answered else self._reopened(connection, last.item_id, annotator_id, client, now)
+            return Undone(card, judgments.as_shown(last))
 
         return self.store.write(take_back)
 
+    def open_again(self, annotator_id: str, client: str, item_id: str) -> Undone:
+        """A judgment of one's own to be judged anew: what is sent next is a new revision, until then the old one stands.
+
+        Raises:
+            UnknownItem: this annotator has no judgment of such an item.
+            NotHeld: it was skipped, and others have filled its places since.
+        """
+
+        def reopen(connection: sa.Connection) -> Undone:
+            number = int(item_id) if _is_number(item_id) else -1
+            row = judgments.standing(connection, number, annotator_id)
+            if row is None:
+                raise UnknownItem("you have no judgment of this item; reload the page")
+            lock(connection, number)
+            now = self.clock()
+            if row.kind == "ranking":
+                return Undone(show(connection, number, annotator_id, now + self.lease_seconds), judgments.as_shown(row))
+            card = self._reopened(connection, number, annotator_id, client, now)
+            if card is None:
+                raise NotHeld("others have taken this item since you left it out; there is no place left in it")
+            return Undone(card, judgments.as_shown(row))
+
+        return self.store.write(reopen)
+
+    # ---- one's own work -----------------------------------------------------------------------------------
+
+    def history(self, annotator_id: str, *, before: int | None = None, limit: int = 50) -> list[HistoryRow]:
+        """This annotator's judgments that stand, newest first; those with a number below `before`."""
+        current = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id)
+        if before is not None:
+            current = current.where(judgment.c.number < before)
+        rows = current.order_by(judgment.c.number.desc()).limit(limit).subquery()
+        query = (
+            sa.select(rows, campaign.c.name.label("campaign"), prompt.c.messages)
+            .join(item, item.c.id == rows.c.item_id)
+            .join(campaign, campaign.c.id == item.c.campaign_id)
+            .join(prompt, prompt.c.id == item.c.prompt_id)
+            .order_by(rows.c.number.desc())
+        )
+        with self.store.reading() as connection:
+            return [
+                HistoryRow(
+                    number=row.number,
+                    item_id=str(row.item_id),
+                    campaign=row.campaign,
+                    at=row.created_at,
+                    said=judgments.as_shown(row),
+                    revision=row.revision,
+                    active_ms=row.active_ms,
+                    prompt=row.messages[-1]["content"][:PROMPT_CHARACTERS],
+                )
+                for row in connection.execute(query)
+            ]
+
+    def own_times(self, annotator_id: str) -> list[tuple[float, str, int]]:
+        """When, of what kind and how many active milliseconds this annotator's standing judgments are; oldest first."""
+        current = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id).subquery()
+        query = sa.select(current.c.created_at, current.c.kind, current.c.active_ms).order_by(current.c.number)
+        with self.store.reading() as connection:
+            return [(row.created_at, row.kind, row.active_ms) for row in connection.execute(query)]
+
+    def own_gold(self, annotator_id: str) -> GoldScore:
+        """How this annotator does on gold items."""
+        with self.store.reading() as connection:
+            return gold.score(connection, annotator_id)
+
+    def own_campaigns(self, annotator_id: str) -> list[tuple[Campaign, campaigns.Guideline | None]]:
+        """The campaigns this annotator works on, with their newest guidelines."""
+        with self.store.reading() as connection:
+            found = campaigns.working_campaigns(connection, annotator_id)
+            return [(each, campaigns.newest_guideline(connection, each.id)) for each in found]
+
     def progress(self, annotator_id: str) -> Progress:
-        """How far this annotator and the store are."""
+        """How far this annotator and the open campaigns are."""
+        now = self.clock()
         mine = slot.c.annotator_id == annotator_id
         items = sa.func.count(sa.distinct(slot.c.item_id))
-        answers = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id).subquery()
-        skips = sa.select(sa.func.count()).select_from(answers).where(answers.c.kind == "skip")
-        leased = sa.select(slot.c.item_id).where(mine, slot.c.state == "leased")
-        busy = sa.select(answers.c.item_id).union(leased)  # not to be given again
-        now = self.clock()
+        answers = assignment.current_judgments(kinds=("skip", "flag")).where(judgment.c.annotator_id == annotator_id)
         with self.store.reading() as connection:
 
             def count(query: sa.Select) -> int:
                 return int(connection.execute(query).scalar_one())
 
-            store = self._counted(connection, now)
+            own = campaigns.working_campaigns(connection, annotator_id)
+            counts = [self._counted(connection, found.id, now) for found in own]
             num_leased = count(sa.select(items).where(mine, slot.c.state == "leased"))
-            num_busy_and_free = count(sa.select(items).where(slot.c.item_id.in_(busy), assignment.free(now)))
+            num_busy_and_free = self._busy_and_free(connection, annotator_id, [found.id for found in own], now)
             return Progress(
                 judged=count(sa.select(items).where(mine, slot.c.state == "judged")),
-                skipped=count(skips),
-                available=max(store.free - num_busy_and_free, 0) + num_leased,
-                total=store.total,
-                done=store.done,
+                skipped=count(sa.select(sa.func.count()).select_from(answers.subquery())),
+                available=max(sum(found.free for found in counts) - num_busy_and_free, 0) + num_leased,
+                total=sum(found.total for found in counts),
+                done=sum(found.done for found in counts),
             )
 
     # ---- inside -------------------------------------------------------------------------------------------
 
-    def _counted(self, connection: sa.Connection, now: float) -> _Counted:
-        """Numbers of the whole store; of a large one a few seconds old."""
-        if self._counts is None or now >= self._counts.until:
-            items = sa.func.count(sa.distinct(slot.c.item_id))
-            total = connection.execute(sa.select(sa.func.count()).select_from(item)).scalar_one()
-            unfinished = connection.execute(sa.select(items).where(slot.c.state != "judged")).scalar_one()
-            free = connection.execute(sa.select(items).where(assignment.free(now))).scalar_one()
-            until = now + COUNT_SECONDS if total > LARGE_STORE else now
-            self._counts = _Counted(total, total - unfinished, free, until)
-        return self._counts
+    def _from_campaign(
+        self,
+        connection: sa.Connection,
+        found: Campaign,
+        annotator_id: str,
+        client: str,
+        exclude: Sequence[int],
+        *,
+        now: float,
+        until: float,
+    ) -> Next:
+        """An item of one campaign, or what stands before it; neither when there is nothing left."""
+        guideline = campaigns.guideline_to_accept(connection, found.id, annotator_id)
+        if guideline is not None:
+            return Next(None, Gate("guideline", found.name, found.id, guideline.version, guideline.text))
 
-    def _append(
-        self, connection: sa.Connection, judgment_id: str, item_id: int, annotator_id: str, told: dict[str, Any]
+        def extra(item_id: int, kind: str) -> Next:
+            assignment.lease_extra(connection, item_id, kind, annotator_id, client, now=now, until=until)
+            return Next(show(connection, item_id, annotator_id, until, chosen_by=kind))
+
+        settings = found.settings
+        if settings.qualification_items:
+            state = gold.qualification(connection, found, annotator_id)
+            ahead = [item_id for item_id in state.left if item_id not in exclude]
+            if ahead and not self._holds(connection, ahead[0], annotator_id, now):
+                return extra(ahead[0], assignment.QUALIFICATION)
+            if state.left:
+                return Next(None)  # the last ones are on the screen or on their way here
+            if state.items and state.accuracy < settings.qualification_accuracy:
+                needed = settings.qualification_accuracy
+                return Next(None, Gate("not_qualified", found.name, found.id, accuracy=state.accuracy, needed=needed))
+        if settings.gold_share and self.random.random() < settings.gold_share:
+            item_id = gold.next_gold(connection, found.id, annotator_id, exclude, self.random)
+            if item_id is not None:
+                return extra(item_id, assignment.GOLD)
+        at_random = settings.order != "oldest" and self.random.random() < settings.random_share
+        key = (annotator_id, found.id)
+        claimed = assignment.claim(
+            *(connection, found.id, annotator_id, client, exclude),
+            now=now,
+            until=until,
+            after=self._places.get(key),
+            pivot=self.random.random() if at_random else None,
+        )
+        if claimed is None:
+            return Next(None)
+        if not at_random:
+            self._places[key] = claimed.place
+        num_free = max(self._counted(connection, found.id, now).free, 1)
+        probability = settings.random_share / num_free if at_random else 1.0
+        if settings.order == "random":
+            probability = 1.0 / num_free
+        elif settings.order == "useful" and not at_random:
+            probability = 1.0 - settings.random_share
+        chosen_by = "random" if at_random or settings.order == "random" else "order"
+        card = show(connection, claimed.item_id, annotator_id, until, chosen_by=chosen_by, probability=probability)
+        return Next(card)
+
+    def _holds(self, connection: sa.Connection, item_id: int, annotator_id: str, now: float) -> bool:
+        """Whether another tab of this annotator has the item; a lease that has run out is taken back first."""
+        own = (slot.c.item_id == item_id) & (slot.c.annotator_id == annotator_id) & (slot.c.state == "leased")
+        late = sa.update(slot).where(own, slot.c.leased_until <= now)
+        connection.execute(late.values(state="open", annotator_id=None, client=None, leased_until=None))
+        return connection.execute(sa.select(slot.c.id).where(own)).first() is not None
+
+    def _reopened(
+        self, connection: sa.Connection, item_id: int, annotator_id: str, client: str, now: float
+    ) -> Card | None:
+        """The card of an item that is leased to its annotator once more; None where others have taken it."""
+        until = now + self.lease_seconds
+        if assignment.hold(connection, item_id, annotator_id, now=now, client=client, until=until) is None:
+            return None
+        return show(connection, item_id, annotator_id, until)
+
+    def _pause_if_wrong(self, connection: sa.Connection, annotator_id: str, item_id: int, now: float) -> None:
+        """Pause whoever is wrong on gold by more than chance explains; a manager decides what follows."""
+        found = campaigns.find(connection, adjudication.campaign_of(connection, item_id))
+        if not found.settings.gold_accuracy:
+            return
+        score = gold.score(connection, annotator_id, campaign_id=found.id)
+        if not gold.falls_short(score, found.settings.gold_accuracy):
+            return
+        paused = sa.update(annotator).where(annotator.c.id == annotator_id, annotator.c.state == "active")
+        if connection.execute(paused.values(state="paused")).rowcount:
+            details = {"annotator": annotator_id, "campaign": found.id, "gold": score.n, "right": score.right}
+            audit.record(connection, "annotator paused", None, details, at=now)
+
+    def _counted(self, connection: sa.Connection, campaign_id: int, now: float) -> _Counted:
+        """Numbers of a whole campaign; of a large one a few seconds old."""
+        known = self._counts.get(campaign_id)
+        if known is not None and now < known.until:
+            return known
+        work = (slot.c.campaign_id == campaign_id) & (slot.c.kind == assignment.WORK)
+        items = sa.func.count(sa.distinct(slot.c.item_id))
+
+        def count(*conditions: sa.ColumnElement[bool]) -> int:
+            return int(connection.execute(sa.select(items).where(work, *conditions)).scalar_one())
+
+        total = count()
+        until = now + COUNT_SECONDS if total > LARGE_STORE else now
+        found = _Counted(total, total - count(slot.c.state != "judged"), count(assignment.free(now)), until)
+        self._counts[campaign_id] = found
+        return found
+
+    def _busy_and_free(
+        self, connection: sa.Connection, annotator_id: str, campaign_ids: Sequence[int], now: float
     ) -> int:
-        """Add a judgment to the chain of this annotator and item; its revision."""
-        query = sa.select(judgment.c.number, judgment.c.revision).order_by(judgment.c.revision.desc()).limit(1)
-        chain = (judgment.c.item_id == item_id) & (judgment.c.annotator_id == annotator_id)
-        last = connection.execute(query.where(chain)).first()
-        revision: int = 1 if last is None else last.revision + 1
-        row = {
-            "id": judgment_id,
-            "item_id": item_id,
-            "annotator_id": annotator_id,
-            "revision": revision,
-            "supersedes": None if last is None else last.number,
-            "app_version": __version__,
-            "created_at": self.clock(),
-        }
-        connection.execute(sa.insert(judgment).values(row | told))
-        return revision
-
-
-def shown_order(comparison_id: str, annotator_id: str, num_responses: int) -> list[int]:
-    """The blind order: positions of the responses from left to right, fixed by item and annotator."""
-    places = range(num_responses)
-    return sorted(places, key=lambda place: _hash(f"{comparison_id}:{annotator_id}:{place}"))
-
-
-def _card(connection: sa.Connection, item_id: int, annotator_id: str, until: float) -> Card:
-    query = (
-        sa.select(campaign.c.name, prompt.c.messages)
-        .select_from(item)
-        .join(campaign, campaign.c.id == item.c.campaign_id)
-        .join(prompt, prompt.c.id == item.c.prompt_id)
-    )
-    row = connection.execute(query.where(item.c.id == item_id)).one()
-    texts_query = sa.select(completion.c.text).where(completion.c.item_id == item_id).order_by(completion.c.position)
-    texts = connection.execute(texts_query).scalars().all()
-    order = _shown(connection, item_id, annotator_id, len(texts))
-    messages = tuple(Message.from_dict(message) for message in row.messages)
-    return Card(str(item_id), row.name, messages, tuple(texts[place] for place in order), until)
-
-
-def _lock_item(connection: sa.Connection, item_id: int) -> int:
-    """Let no one else judge this item before the transaction ends; the number of its responses."""
-    connection.execute(sa.select(slot.c.id).where(slot.c.item_id == item_id).order_by(slot.c.id).with_for_update())
-    query = sa.select(sa.func.count()).select_from(completion).where(completion.c.item_id == item_id)
-    num_responses = connection.execute(query).scalar_one()
-    if not num_responses:
-        raise UnknownItem("there is no such item in this store; reload the page")
-    return num_responses
-
-
-def _shown(connection: sa.Connection, item_id: int, annotator_id: str, num_responses: int) -> list[int]:
-    """The order in which this annotator sees an item; drawn and kept the first time."""
-    own = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
-    kept = connection.execute(sa.select(showing.c.shown_order).where(own)).scalar()
-    if kept is not None:
-        return kept
-    comparison_id = connection.execute(sa.select(item.c.comparison_id).where(item.c.id == item_id)).scalar_one()
-    order = shown_order(comparison_id, annotator_id, num_responses)
-    row = {"item_id": item_id, "annotator_id": annotator_id, "shown_order": order}
-    connection.execute(sa.insert(showing).values(row))
-    return order
-
-
-def _by_id(connection: sa.Connection, judgment_id: str) -> sa.Row | None:
-    return connection.execute(sa.select(judgment).where(judgment.c.id == judgment_id)).first()
-
-
-def _by_number(connection: sa.Connection, number: int) -> sa.Row | None:
-    return connection.execute(sa.select(judgment).where(judgment.c.number == number)).first()
-
-
-def _newest(connection: sa.Connection, annotator_id: str) -> sa.Row | None:
-    query = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id)
-    return connection.execute(query.order_by(judgment.c.number.desc()).limit(1)).first()
-
-
-def _stands(connection: sa.Connection, item_id: int, annotator_id: str) -> bool:
-    """Whether a judgment of this annotator stands on this item."""
-    current = assignment.current_judgments().where(judgment.c.item_id == item_id)
-    return connection.execute(current.where(judgment.c.annotator_id == annotator_id)).first() is not None
-
-
-def _check_judgment(said: Judgment, num_responses: int) -> None:
-    _check_id(said.id)
-    if type(said.active_ms) is not int or not 0 <= said.active_ms < 2**53:
-        raise InvalidJudgment(f"active_ms is {said.active_ms!r}; give milliseconds >= 0")
-    if said.kind == "skip":
-        if said.ranks is not None or said.strength is not None:
-            raise InvalidJudgment("a skip has neither ranks nor strength; leave them out")
-        if said.reason is not None and (len(said.reason) > LONGEST_REASON or "\0" in said.reason):
-            raise InvalidJudgment(f"the reason is longer than {LONGEST_REASON} characters or holds a NUL; shorten it")
-        return
-    if said.kind != "ranking":
-        raise InvalidJudgment(f"kind is {said.kind!r}; use ranking or skip")
-    if said.reason is not None:
-        raise InvalidJudgment("a ranking has no reason; leave it out")
-    ranks = said.ranks or ()
-    if len(ranks) != num_responses or not all(type(rank) is int and 1 <= rank <= num_responses for rank in ranks):
-        raise InvalidJudgment(f"ranks are {list(ranks)}; give {num_responses} whole numbers from 1 to {num_responses}")
-    if said.strength is None:
-        return
-    if num_responses != 2 or ranks[0] == ranks[1]:
-        raise InvalidJudgment("only the preferred one of a pair has a strength; leave it out")
-    if said.strength not in STRENGTHS:
-        raise InvalidJudgment(f"strength is {said.strength!r}; use 1, 2 or 3, or leave it out")
-
-
-def _check_id(judgment_id: str) -> None:
-    if not 8 <= len(judgment_id) <= 64 or not judgment_id.isascii() or not judgment_id.isprintable():
-        raise InvalidJudgment("id must be 8 to 64 ASCII characters; a UUID is one")
-
-
-def _check_same(before: sa.Row, annotator_id: str, item_id: int, told: dict[str, Any]) -> None:
-    same = (before.annotator_id, before.item_id) == (annotator_id, item_id)
-    if not same or any(getattr(before, name) != value for name, value in told.items()):
-        raise InvalidJudgment(f"id {before.id} was used for another judgment; send a new one")
+        """Items with a free slot that this annotator has answered or holds: they are not given again."""
+        until, known = self._busy.get(annotator_id, (now, 0))
+        if now < until:
+            return known
+        answers = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id).subquery()
+        leased = sa.select(slot.c.item_id).where(slot.c.annotator_id == annotator_id, slot.c.state == "leased")
+        busy = sa.select(answers.c.item_id).union(leased)
+        query = sa.select(sa.func.count(sa.distinct(slot.c.item_id))).where(
+            *(slot.c.item_id.in_(busy), assignment.free(now), slot.c.kind == assignment.WORK),
+            slot.c.campaign_id.in_(campaign_ids),
+        )
+        found = int(connection.execute(query).scalar_one())
+        large = sum(counted.total for counted in self._counts.values()) > LARGE_STORE
+        self._busy[annotator_id] = (now + COUNT_SECONDS if large else now, found)
+        return found
 
 
 def _checked_name(name: str) -> tuple[str, str]:

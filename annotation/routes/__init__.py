@@ -1,0 +1,1 @@
+"""The routes of the annotation app, a file for each kind."""
