@@ -2,19 +2,32 @@
 
 An item has as many slots as it is to get judgments, and an annotator holds at most one of them. A slot is open,
 leased to one browser tab of one annotator until a time, or judged. Every claim is one UPDATE of one slot, so two
-never get the same; functions here run in a transaction of the caller.
+never get the same; functions here run in a transaction of the caller. Gold and qualification items are for everybody,
+and adjudication is a judgment more: their slots are made when somebody is given one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from annotation.tables import judgment, slot
+from annotation.tables import item, judgment, slot
+
+WORK, GOLD, QUALIFICATION, ADJUDICATION, LIVE = "work", "gold", "qualification", "adjudication", "live"
+ANSWERS = ("ranking", "skip", "flag")  # the kinds of judgment that are not an undo
 
 
-def current_judgments(*, kinds: Sequence[str] = ("ranking", "skip")) -> sa.Select:
+@dataclass(frozen=True)
+class Claimed:
+    """A slot that was leased just now, and where it stands in the campaign's order."""
+
+    item_id: int
+    place: tuple[float, int]
+
+
+def current_judgments(*, kinds: Sequence[str] = ANSWERS) -> sa.Select:
     """Judgments that no later revision has replaced, of the given kinds."""
     later = judgment.alias("later")
     replaced = sa.exists().where(later.c.supersedes == judgment.c.number)
@@ -27,12 +40,19 @@ def free(now: float) -> sa.ColumnElement[bool]:
 
 
 def held_item(
-    connection: sa.Connection, annotator_id: str, client: str, exclude: Sequence[int], *, now: float, until: float
+    connection: sa.Connection,
+    annotator_id: str,
+    client: str,
+    exclude: Sequence[int],
+    *,
+    kinds: Sequence[str],
+    now: float,
+    until: float,
 ) -> int | None:
     """The item that this tab already holds, its lease renewed; None when it holds none but those excluded."""
     mine = (slot.c.annotator_id == annotator_id) & (slot.c.client == client) & (slot.c.state == "leased")
     query = sa.select(slot.c.id, slot.c.item_id).where(mine, slot.c.leased_until > now, slot.c.item_id.not_in(exclude))
-    row = connection.execute(query.order_by(slot.c.id).limit(1)).first()
+    row = connection.execute(query.where(slot.c.kind.in_(kinds)).order_by(slot.c.id).limit(1)).first()
     if row is None:
         return None
     connection.execute(sa.update(slot).where(slot.c.id == row.id).values(leased_until=until))
@@ -40,11 +60,29 @@ def held_item(
 
 
 def claim(
-    connection: sa.Connection, annotator_id: str, client: str, exclude: Sequence[int], *, now: float, until: float
-) -> int | None:
-    """Lease the first free slot of an item that this annotator has neither judged nor holds; its item, or None.
+    connection: sa.Connection,
+    campaign_id: int,
+    annotator_id: str,
+    client: str,
+    exclude: Sequence[int],
+    *,
+    now: float,
+    until: float,
+    after: tuple[float, int] | None = None,
+    pivot: float | None = None,
+) -> Claimed | None:
+    """Lease a free slot of an item of one campaign that this annotator has neither judged nor holds; None without one.
 
     Items in `exclude` are left out: the tab has judged them and what it said is still on its way.
+
+    Args:
+        connection: of a transaction that writes.
+        campaign_id, annotator_id, client: whose slot, for whom, for which tab.
+        exclude: items not to be given.
+        now, until: the time, and when the lease ends.
+        after: a place in the order up to which this annotator is known to have had all; a hint, the rest is looked
+            through afterwards.
+        pivot: a number in [0, 1): take the slot whose `shuffle` is next to it, one at random, and not the first.
 
     Raises:
         sqlalchemy.exc.IntegrityError: another tab of the same annotator claimed a slot of this item just now.
@@ -55,47 +93,79 @@ def claim(
     )
     current = current_judgments().where(judgment.c.annotator_id == annotator_id).subquery()
     judged = sa.exists().where(current.c.item_id == slot.c.item_id)
-    theirs = sa.select(slot.c.id).where(~holds, ~judged, slot.c.item_id.not_in(exclude)).limit(1)
-    run_out = (slot.c.state == "leased") & (slot.c.leased_until <= now)
-    # two queries, each along an index: one with OR would sort all open slots first
-    for first in (
-        theirs.where(slot.c.state == "open").order_by(slot.c.id),
-        theirs.where(run_out).order_by(slot.c.leased_until),
-    ):
+    theirs = (
+        sa.select(slot.c.id)
+        .where(slot.c.campaign_id == campaign_id, slot.c.kind == WORK)
+        .where(~holds, ~judged, slot.c.item_id.not_in(exclude))
+        .limit(1)
+    )
+    waiting = theirs.where(slot.c.state == "open")
+    run_out = theirs.where(slot.c.state == "leased", slot.c.leased_until <= now).order_by(slot.c.leased_until)
+    in_order = waiting.order_by(slot.c.priority, slot.c.id)
+    # each query along an index: one with OR would sort all open slots first
+    if pivot is not None:
+        shuffled = waiting.order_by(slot.c.shuffle)
+        queries = [shuffled.where(slot.c.shuffle >= pivot), shuffled, run_out]
+    elif after is not None:
+        queries = [in_order.where(sa.tuple_(slot.c.priority, slot.c.id) > sa.tuple_(*after)), in_order, run_out]
+    else:
+        queries = [in_order, run_out]
+    for first in queries:
         taken = (
             sa.update(slot)
             .where(slot.c.id == first.with_for_update(skip_locked=True).scalar_subquery())
             .values(state="leased", annotator_id=annotator_id, client=client, leased_until=until)
-            .returning(slot.c.item_id)
+            .returning(slot.c.item_id, slot.c.priority, slot.c.id)
         )
-        item_id = connection.execute(taken).scalar()
-        if item_id is not None:
-            return item_id
+        row = connection.execute(taken).first()
+        if row is not None:
+            return Claimed(row.item_id, (row.priority, row.id))
     return None
+
+
+def lease_extra(
+    connection: sa.Connection, item_id: int, kind: str, annotator_id: str, client: str, *, now: float, until: float
+) -> None:
+    """Lease a slot of an item that has one for everybody who is given it: one that was given back, or a new one.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: this annotator has a slot of the item, or another one was made just now.
+    """
+    values = {"state": "leased", "annotator_id": annotator_id, "client": client, "leased_until": until}
+    left = sa.select(slot.c.id).where(slot.c.item_id == item_id, slot.c.kind == kind, free(now)).limit(1)
+    taken = sa.update(slot).where(slot.c.id == left.with_for_update(skip_locked=True).scalar_subquery()).values(values)
+    if connection.execute(taken.returning(slot.c.id)).first() is not None:
+        return
+    last = sa.select(sa.func.coalesce(sa.func.max(slot.c.number), 0)).where(slot.c.item_id == item_id)
+    number = connection.execute(last).scalar_one() + 1
+    campaign_id = connection.execute(sa.select(item.c.campaign_id).where(item.c.id == item_id)).scalar_one()
+    row = {"item_id": item_id, "number": number, "campaign_id": campaign_id, "kind": kind} | values
+    connection.execute(sa.insert(slot).values(row))
 
 
 def hold(
     connection: sa.Connection, item_id: int, annotator_id: str, *, now: float, client: str | None, until: float | None
-) -> bool:
-    """Give this annotator a slot of one item: the one they have, else a free one. False when all are taken.
+) -> str | None:
+    """Give this annotator a slot of one item: the one they have, else a free one. Its kind, or None when all are taken.
 
     With `client` and `until` the slot is leased, without them it is judged.
     """
     rows = connection.execute(
-        sa.select(slot.c.id, slot.c.annotator_id, slot.c.state, free(now).label("free"))
+        sa.select(slot.c.id, slot.c.annotator_id, slot.c.state, slot.c.kind, free(now).label("free"))
         .where(slot.c.item_id == item_id)
         .order_by(slot.c.id)
         .with_for_update()
     ).all()
-    own = [row.id for row in rows if row.annotator_id == annotator_id]
+    own = [row for row in rows if row.annotator_id == annotator_id]
     # one that is open first: whoever is late may still come
-    usable = own or [row.id for row in sorted(rows, key=lambda row: row.state != "open") if row.free]
+    free_ones = sorted(rows, key=lambda row: row.state != "open")
+    usable = own or [row for row in free_ones if row.free and row.kind != ADJUDICATION]
     if not usable:
-        return False
+        return None
     state = "judged" if until is None else "leased"
     values = {"state": state, "annotator_id": annotator_id, "client": client, "leased_until": until}
-    connection.execute(sa.update(slot).where(slot.c.id == usable[0]).values(values))
-    return True
+    connection.execute(sa.update(slot).where(slot.c.id == usable[0].id).values(values))
+    return usable[0].kind
 
 
 def give_back(

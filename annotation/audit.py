@@ -32,7 +32,7 @@ FLOATS = ("strength", "created_at", "probability", "at")  # a whole number comes
 class Head:
     """The end of a chain: how many rows it has, and its last hash."""
 
-    count: int
+    length: int
     hash: str
 
 
@@ -71,7 +71,7 @@ def add_judgment(connection: sa.Connection, values: Mapping[str, Any]) -> None:
 def head(connection: sa.Connection, name: str) -> Head:
     """The end of the chain "judgment" or "audit"."""
     row = connection.execute(sa.select(chain).where(chain.c.name == name)).one()
-    return Head(row.count, row.hash)
+    return Head(row.length, row.hash)
 
 
 def verify(connection: sa.Connection) -> Verified:
@@ -84,7 +84,7 @@ def _extend(connection: sa.Connection, name: str, values: Mapping[str, Any], col
     """Move the end of a chain on by one row, and give its hash."""
     row = connection.execute(sa.select(chain).where(chain.c.name == name).with_for_update()).one()
     link = _link(row.hash, values, columns)
-    connection.execute(sa.update(chain).where(chain.c.name == name).values(count=row.count + 1, hash=link))
+    connection.execute(sa.update(chain).where(chain.c.name == name).values(length=row.length + 1, hash=link))
     return link
 
 
@@ -132,11 +132,11 @@ def _audit_problems(connection: sa.Connection) -> Iterator[str]:
 
 
 def _end_problems(name: str, count: int, last: str, end: Head) -> Iterator[str]:
-    if count != end.count:
-        yield f"the {name} chain has {count} rows where {end.count} were written"
+    if count != end.length:
+        yield f"the {name} chain has {count} rows where {end.length} were written"
     elif last != end.hash:
         yield f"the {name} chain ends otherwise than it was written"
 
 
-def _stream(connection: sa.Connection, query: sa.Select) -> Iterator[Mapping[str, Any]]:
+def _stream(connection: sa.Connection, query: sa.Select) -> Iterator[Any]:
     yield from connection.execution_options(yield_per=1000).execute(query).mappings()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from annotation import audit
 from annotation.records import AnnotationError
-from annotation.tables import annotator, campaign, guideline, guideline_ack, member
+from annotation.tables import annotator, campaign, guideline, guideline_ack, item, member, slot
 
 ORDERS = ("oldest", "random", "useful")
 ASKED = ("off", "optional", "required")
@@ -207,9 +207,18 @@ def change(
         return before
     values = {"state": after.state, "settings": after.settings.to_dict()}
     connection.execute(sa.update(campaign).where(campaign.c.id == campaign_id).values(values))
+    if after.settings.order != before.settings.order:
+        set_order(connection, campaign_id, after.settings.order)
     details = {"campaign": campaign_id, "before": {"state": before.state, "settings": before.settings.to_dict()}}
     audit.record(connection, "campaign changed", actor_id, details | {"after": values}, at=at)
     return after
+
+
+def set_order(connection: sa.Connection, campaign_id: int, order: str) -> None:
+    """Put a campaign's slots into an order of `ORDERS`."""
+    usefulness = sa.select(sa.func.coalesce(item.c.usefulness, 0.0)).where(item.c.id == slot.c.item_id)
+    priority = {"oldest": sa.literal(0.0), "random": slot.c.shuffle, "useful": -usefulness.scalar_subquery()}[order]
+    connection.execute(sa.update(slot).where(slot.c.campaign_id == campaign_id).values(priority=priority))
 
 
 def add_member(connection: sa.Connection, campaign_id: int, annotator_id: str, *, at: float) -> None:

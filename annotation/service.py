@@ -6,9 +6,7 @@ Each method is one short transaction. What is returned has been committed.
 from __future__ import annotations
 
 import hashlib
-import secrets
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -16,6 +14,7 @@ from random import Random
 import sqlalchemy as sa
 
 from annotation import adjudication, assignment, audit, campaigns, gold, judgments
+from annotation.accounts import Accounts
 from annotation.campaigns import Campaign
 from annotation.cards import lock, order_for, show
 from annotation.judgments import check_id
@@ -26,7 +25,6 @@ from annotation.records import (
     GoldScore,
     HistoryRow,
     InvalidJudgment,
-    InvalidName,
     Judgment,
     Next,
     NotHeld,
@@ -36,11 +34,9 @@ from annotation.records import (
     UnknownItem,
 )
 from annotation.store import Store
-from annotation.tables import annotator, campaign, item, judgment, prompt, session, slot
+from annotation.tables import annotator, campaign, item, judgment, prompt, slot
 
 LEASE_SECONDS = 600.0
-SESSION_SECONDS = 30 * 24 * 3600.0
-LONGEST_NAME = 64
 # From this many items on, the store-wide numbers are counted every few seconds and not at each answer.
 LARGE_STORE = 2000
 COUNT_SECONDS = 5.0
@@ -67,6 +63,7 @@ class AnnotationService:
         lease_seconds: how long an item stays with a tab that no longer asks for it.
         clock: seconds since 1970.
         random: draws which items come out of their order.
+        accounts: who may come in; none for those of the store in the open mode.
     """
 
     def __init__(
@@ -76,8 +73,10 @@ class AnnotationService:
         lease_seconds: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
+        accounts: Accounts | None = None,
     ):
         self.store = store
+        self.accounts = accounts or Accounts(store, clock=clock)
         self.lease_seconds = lease_seconds
         self.clock = clock
         self.random = random or Random()
@@ -87,46 +86,17 @@ class AnnotationService:
 
     # ---- sessions -----------------------------------------------------------------------------------------
 
-    def sign_in(self, name: str) -> str:
-        """Start a session and return its token, the only copy; who comes first under a name is entered.
-
-        Raises:
-            InvalidName: the name is empty, too long, or holds characters that cannot be seen.
-        """
-        shown, key = _checked_name(name)
-        token = secrets.token_urlsafe(32)
-
-        def start(connection: sa.Connection) -> str:
-            now = self.clock()
-            known = connection.execute(sa.select(annotator.c.id).where(annotator.c.name_key == key)).scalar()
-            annotator_id = known or f"a{secrets.token_hex(6)}"
-            if known is None:
-                row = {"id": annotator_id, "name": shown, "name_key": key, "created_at": now}
-                connection.execute(sa.insert(annotator).values(row))
-            row = {"token_hash": _hash(token), "annotator_id": annotator_id, "created_at": now}
-            connection.execute(sa.insert(session).values(row | {"expires_at": now + SESSION_SECONDS}))
-            return token
-
-        return self.store.write(start)
+    def sign_in(self, name: str, password: str = "", *, address: str = "") -> str:
+        """As `Accounts.sign_in`."""
+        return self.accounts.sign_in(name, password, address=address)
 
     def annotator_of(self, token: str | None) -> Annotator | None:
-        """Whose session a token is; None when it is unknown, has run out or was ended."""
-        if not token:
-            return None
-        query = (
-            sa.select(annotator.c.id, annotator.c.name, annotator.c.role, annotator.c.state)
-            .join(session, session.c.annotator_id == annotator.c.id)
-            .where(session.c.token_hash == _hash(token), session.c.revoked_at.is_(None))
-            .where(session.c.expires_at > self.clock())
-        )
-        with self.store.reading() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else Annotator(row.id, row.name or row.id, row.role, row.state)
+        """As `Accounts.annotator_of`."""
+        return self.accounts.annotator_of(token)
 
     def sign_out(self, token: str) -> None:
-        """End a session. Its tabs' leases run out by themselves."""
-        ended = sa.update(session).where(session.c.token_hash == _hash(token)).values(revoked_at=self.clock())
-        self.store.write(lambda connection: connection.execute(ended))
+        """As `Accounts.sign_out`."""
+        self.accounts.sign_out(token)
 
     # ---- work ---------------------------------------------------------------------------------------------
 
@@ -279,7 +249,7 @@ class AnnotationService:
         return self.store.write(take_back)
 
     def open_again(self, annotator_id: str, client: str, item_id: str) -> Undone:
-        """A judgment of one's own to be judged anew: what is sent next is a new revision, until then the old one stands.
+        """A judgment of one's own, to be judged anew: what is sent next is a new revision; until then it stands.
 
         Raises:
             UnknownItem: this annotator has no judgment of such an item.
@@ -497,18 +467,6 @@ class AnnotationService:
         large = sum(counted.total for counted in self._counts.values()) > LARGE_STORE
         self._busy[annotator_id] = (now + COUNT_SECONDS if large else now, found)
         return found
-
-
-def _checked_name(name: str) -> tuple[str, str]:
-    """A name as shown, and the key under which it is found again."""
-    shown = " ".join(unicodedata.normalize("NFC", name).split())
-    if not 1 <= len(shown) <= LONGEST_NAME or not shown.isprintable():
-        raise InvalidName(f"the name must have 1 to {LONGEST_NAME} characters that can be seen; give another one")
-    return shown, shown.casefold()
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_number(item_id: str) -> bool:

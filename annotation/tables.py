@@ -150,6 +150,7 @@ item = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("kind", sa.Text, nullable=False, server_default="work"),  # work, gold, qualification, live
     sa.Column("gold", sa.JSON(none_as_null=True)),  # the ranks that are right, by position
+    sa.Column("usefulness", sa.Double),  # the higher, the sooner it is given where the campaign orders by it
     sa.UniqueConstraint("campaign_id", "comparison_id"),
     sa.Index(None, "campaign_id", "kind"),
 )
@@ -257,7 +258,7 @@ chain = sa.Table(
     "chain",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),  # judgment, audit
-    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("length", sa.BigInteger, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
 )
 

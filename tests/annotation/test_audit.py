@@ -19,9 +19,7 @@ from tests.annotation.items import comparison
 def said(number: int, item_id: int, annotator_id: str, **fields: object) -> dict[str, object]:
     row = {"id": f"judgment-{number}", "item_id": item_id, "annotator_id": annotator_id, "revision": 1}
     row |= {"kind": "ranking", "ranks": [1, 2], "strength": 2, "shown_order": [1, 0], "active_ms": 900}
-    return (
-        row | {"app_version": "0", "created_at": 1000 + number, "role": "work", "rationale": "é 😀"} | fields
-    )
+    return row | {"app_version": "0", "created_at": 1000 + number, "role": "work", "rationale": "é 😀"} | fields
 
 
 @pytest.fixture
@@ -46,7 +44,7 @@ def test_what_was_written_verifies(chained: Store) -> None:
     with chained.reading() as connection:
         found = audit.verify(connection)
     assert found.problems == ()
-    assert (found.judgments.count, found.audit.count) == (20, 6)
+    assert (found.judgments.length, found.audit.length) == (20, 6)
 
 
 def unlock(connection: sa.Connection) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from annotation.export import export, judged_comparisons
 from annotation.importing import PolicyOrigin, import_comparisons
-from annotation.records import Judgment
+from annotation.records import Judgment, Said
 from annotation.service import AnnotationService
 from annotation.store import Store
 from rlhf.data.comparisons import Comparison, DataError, Message, Response, read_comparisons
@@ -23,7 +23,7 @@ from tests.annotation.items import comparison
 def judge_all(service: AnnotationService, name: str, *preferred: str) -> str:
     """Rank every item by the words its responses end with; the annotator's id."""
     annotator_id = service.annotator_of(service.sign_in(name)).id
-    while (card := service.next_card(annotator_id, "tab")) is not None:
+    while (card := service.next_card(annotator_id, "tab").card) is not None:
         ranks = tuple(preferred.index(text.split()[-1]) + 1 for text in card.responses)
         strength = 2 if len(ranks) == 2 else None
         said = Judgment(f"{annotator_id}-{card.item_id}", card.item_id, "ranking", ranks, strength)
@@ -71,12 +71,12 @@ def test_every_judgment_that_stands_is_a_row_and_the_same_store_gives_the_same_b
 def test_trl_rows_hold_each_ordered_pair_and_leave_ties_out(store: Store, service, tmp_path: Path) -> None:
     import_comparisons(store, [comparison(1, 3), comparison(2, 2)])
     ada = service.annotator_of(service.sign_in("Ada")).id
-    card = service.next_card(ada, "tab")
+    card = service.next_card(ada, "tab").card
     best = tuple(1 if text.endswith("first") else 2 for text in card.responses)
-    service.submit(ada, Judgment("judgment-1", card.item_id, "ranking", best))
-    card = service.next_card(ada, "tab")
+    service.submit(ada, Judgment("judgment-1", card.item_id, Said("ranking", best)))
+    card = service.next_card(ada, "tab").card
     better = tuple(1 if text.endswith("second") else 2 for text in card.responses)
-    service.submit(ada, Judgment("judgment-2", card.item_id, "ranking", better, strength=3))
+    service.submit(ada, Judgment("judgment-2", card.item_id, Said("ranking", better, strength=3)))
     assert export(store, tmp_path / "trl.jsonl", form="trl") == 3
     rows = [json.loads(line) for line in (tmp_path / "trl.jsonl").read_text().splitlines()]
     texts = [(row["chosen"][0]["content"], row["rejected"][0]["content"], row.get("margin")) for row in rows]
@@ -89,7 +89,7 @@ def test_nothing_judged_is_an_error_and_no_file(store: Store, service, fill, tmp
     with pytest.raises(DataError, match="no judgments yet"):
         export(store, tmp_path / "out.jsonl")
     ada = service.annotator_of(service.sign_in("Ada")).id
-    service.submit(ada, Judgment("judgment-1", service.next_card(ada, "tab").item_id, "ranking", (1, 1)))
+    service.submit(ada, Judgment("judgment-1", service.next_card(ada, "tab").card.item_id, Said("ranking", (1, 1))))
     with pytest.raises(DataError, match="are ties"):
         export(store, tmp_path / "out.jsonl", form="trl")
     assert list(tmp_path.glob("out*")) == []
@@ -191,7 +191,7 @@ def test_texts_come_back_to_the_byte(store: Store, service, texts: list[str]) ->
     given_one = Comparison((Message("user", question),), tuple(Response(text) for text in answers))
     import_comparisons(store, [given_one])
     ada = service.annotator_of(service.sign_in("Ada")).id
-    while (card := service.next_card(ada, "tab")) is not None:
+    while (card := service.next_card(ada, "tab").card) is not None:
         said = Judgment(f"judgment-{card.item_id}", card.item_id, "ranking", (1, 2))
         service.submit(ada, said)
     found = next(row for row in judged_comparisons(store) if row.id == given_one.id)

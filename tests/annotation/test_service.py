@@ -8,14 +8,16 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from annotation.records import InvalidJudgment, InvalidName, Judgment, NotHeld, Progress, UnknownItem
-from annotation.service import SESSION_SECONDS, AnnotationService, shown_order
+from annotation.accounts import SESSION_SECONDS
+from annotation.cards import shown_order
+from annotation.records import InvalidJudgment, InvalidName, Judgment, NotHeld, Progress, Said, UnknownItem
+from annotation.service import AnnotationService
 from annotation.store import Store, StoreBusy
 from annotation.tables import judgment
 
 
 def ranking(name: str, item_id: str, ranks: tuple[int, ...] = (1, 2), **settings: object) -> Judgment:
-    return Judgment(f"judgment-{name}", item_id, "ranking", ranks, **settings)
+    return Judgment(f"judgment-{name}", item_id, Said("ranking", ranks, **settings))
 
 
 def history(store: Store) -> list[tuple[str, int, str]]:
@@ -63,7 +65,7 @@ def test_a_judgment_is_stored_by_position_whatever_the_order_shown(store: Store,
     ada = sign_in("Ada")
     shown = set()
     for number in range(1, 13):
-        card = service.next_card(ada, "tab")
+        card = service.next_card(ada, "tab").card
         words = [text.split()[1] for text in card.responses]
         shown.add(tuple(words))
         ranks = {"first": 3, "second": 1, "third": 2, "fourth": 2}
@@ -91,7 +93,7 @@ def test_two_annotators_see_orders_of_their_own() -> None:
 def test_a_judgment_sent_again_is_the_same_one(store: Store, service, fill, sign_in) -> None:
     fill(1)
     ada = sign_in("Ada")
-    card = service.next_card(ada, "tab")
+    card = service.next_card(ada, "tab").card
     first = service.submit(ada, ranking("1", card.item_id))
     assert service.submit(ada, ranking("1", card.item_id)) == first
     assert len(history(store)) == 1
@@ -100,7 +102,7 @@ def test_a_judgment_sent_again_is_the_same_one(store: Store, service, fill, sign
 def test_an_id_cannot_be_used_for_something_else(service, fill, sign_in) -> None:
     fill(2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
-    card = service.next_card(ada, "tab")
+    card = service.next_card(ada, "tab").card
     service.submit(ada, ranking("1", card.item_id, (1, 2)))
     for who, said in (
         (ada, ranking("1", card.item_id, (2, 1))),
@@ -117,13 +119,13 @@ def test_a_hundred_identical_submissions_at_once_are_one(store: Store, fill) -> 
     fill(1, overlap=3)
     service = AnnotationService(store)
     ada = service.annotator_of(service.sign_in("Ada")).id
-    card = service.next_card(ada, "tab")
+    card = service.next_card(ada, "tab").card
     answers, barrier = [], threading.Barrier(20)
 
     def send() -> None:
         barrier.wait()
         for _ in range(5):
-            answers.append(service.submit(ada, ranking("1", card.item_id)))
+            answers.append(patiently(lambda: service.submit(ada, ranking("1", card.item_id))))
 
     run_at_once([send] * 20)
     assert len(answers) == 100
@@ -134,25 +136,25 @@ def test_a_hundred_identical_submissions_at_once_are_one(store: Store, fill) -> 
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (Judgment("judgment", "1", "ranking"), "give 2 whole numbers"),
-        (Judgment("judgment", "1", "ranking", (1,)), "give 2 whole numbers"),
-        (Judgment("judgment", "1", "ranking", (1, 3)), "from 1 to 2"),
-        (Judgment("judgment", "1", "ranking", (0, 1)), "from 1 to 2"),
-        (Judgment("judgment", "1", "ranking", (1, True)), "whole numbers"),
-        (Judgment("judgment", "1", "ranking", (1, 1), strength=2), "preferred one of a pair"),
-        (Judgment("judgment", "1", "ranking", (1, 2), strength=4), "use 1, 2 or 3"),
-        (Judgment("judgment", "1", "ranking", (1, 2), reason="why"), "no reason"),
-        (Judgment("judgment", "1", "skip", (1, 2)), "neither ranks"),
-        (Judgment("judgment", "1", "skip", reason="a" * 2001), "shorten"),
-        (Judgment("judgment", "1", "undo"), "ranking or skip"),
-        (Judgment("short", "1", "ranking", (1, 2)), "8 to 64"),
-        (Judgment("judgment", "1", "ranking", (1, 2), active_ms=-1), "milliseconds"),
+        (Judgment("judgment", "1", Said("ranking")), "give 2 whole numbers"),
+        (Judgment("judgment", "1", Said("ranking", (1,))), "give 2 whole numbers"),
+        (Judgment("judgment", "1", Said("ranking", (1, 3))), "from 1 to 2"),
+        (Judgment("judgment", "1", Said("ranking", (0, 1))), "from 1 to 2"),
+        (Judgment("judgment", "1", Said("ranking", (1, True))), "whole numbers"),
+        (Judgment("judgment", "1", Said("ranking", (1, 1), strength=2)), "preferred one of a pair"),
+        (Judgment("judgment", "1", Said("ranking", (1, 2), strength=4)), "use 1, 2 or 3"),
+        (Judgment("judgment", "1", Said("ranking", (1, 2), reason="why")), "no reason"),
+        (Judgment("judgment", "1", Said("skip", (1, 2))), "neither ranks"),
+        (Judgment("judgment", "1", Said("skip", reason="a" * 2001)), "shorten"),
+        (Judgment("judgment", "1", Said("undo")), "ranking, skip or flag"),
+        (Judgment("short", "1", Said("ranking", (1, 2))), "8 to 64"),
+        (Judgment("judgment", "1", Said("ranking", (1, 2)), active_ms=-1), "milliseconds"),
     ],
 )
 def test_what_does_not_fit_is_named_and_not_stored(store: Store, service, fill, sign_in, said, words: str) -> None:
     fill(1)
     ada = sign_in("Ada")
-    assert service.next_card(ada, "tab").item_id == "1"
+    assert service.next_card(ada, "tab").card.item_id == "1"
     with pytest.raises(InvalidJudgment, match=words):
         service.submit(ada, said)
     assert history(store) == []
@@ -171,13 +173,13 @@ def test_an_item_that_is_not_there_is_named(service, fill, sign_in, item_id: str
 def test_undo_shows_what_was_said_and_both_stay_in_the_history(store: Store, service, fill, sign_in) -> None:
     fill(2)
     ada = sign_in("Ada")
-    card = service.next_card(ada, "tab")
+    card = service.next_card(ada, "tab").card
     service.submit(ada, ranking("1", card.item_id, (2, 1), strength=3))
     undone = service.undo(ada, "tab", "undo-0001")
     assert (undone.card.item_id, undone.card.responses) == (card.item_id, card.responses)
-    assert (undone.kind, undone.ranks, undone.strength) == ("ranking", (2, 1), 3)
+    assert undone.previous == Said("ranking", (2, 1), 3)
     assert service.progress(ada).judged == 0
-    assert service.next_card(ada, "tab").item_id == card.item_id
+    assert service.next_card(ada, "tab").card.item_id == card.item_id
     assert service.submit(ada, ranking("2", card.item_id, (1, 2))).revision == 3
     assert history(store) == [("1", 1, "ranking"), ("1", 2, "undo"), ("1", 3, "ranking")]
 
@@ -186,7 +188,7 @@ def test_undo_goes_back_step_by_step(service, fill, sign_in) -> None:
     fill(2)
     ada = sign_in("Ada")
     for name in "12":
-        service.submit(ada, ranking(name, service.next_card(ada, "tab").item_id))
+        service.submit(ada, ranking(name, service.next_card(ada, "tab").card.item_id))
     assert service.undo(ada, "tab", "undo-0001").card.item_id == "2"
     assert service.undo(ada, "tab", "undo-0001").card.item_id == "2"
     assert service.undo(ada, "tab", "undo-0002").card.item_id == "1"
@@ -198,7 +200,7 @@ def test_undos_at_once_take_back_one_judgment_each(store: Store, fill) -> None:
     service = AnnotationService(store)
     ada = service.annotator_of(service.sign_in("Ada")).id
     for name in "123456":
-        service.submit(ada, ranking(name, service.next_card(ada, "tab").item_id))
+        service.submit(ada, ranking(name, service.next_card(ada, "tab").card.item_id))
     barrier = threading.Barrier(4)
 
     def take_back(number: int) -> None:
@@ -216,35 +218,33 @@ def test_the_order_is_the_one_that_was_seen_also_when_the_program_would_now_draw
 ) -> None:
     fill(1)
     ada = sign_in("Ada")
-    card = service.next_card(ada, "tab")
-    monkeypatch.setattr(
-        "annotation.service.shown_order", lambda *_: [0, 1] if card.responses[0] != "1 first" else [1, 0]
-    )
+    card = service.next_card(ada, "tab").card
+    monkeypatch.setattr("annotation.cards.shown_order", lambda *_: [0, 1] if card.responses[0] != "1 first" else [1, 0])
     better = tuple(1 if text == "1 second" else 2 for text in card.responses)
     service.submit(ada, ranking("1", card.item_id, better))
     with store.reading() as connection:
         assert connection.execute(sa.select(judgment.c.ranks)).scalars().all() == [[2, 1]]
-    assert service.undo(ada, "tab", "undo-0001").ranks == better
+    assert service.undo(ada, "tab", "undo-0001").previous.ranks == better
 
 
 def test_undo_takes_back_ones_own_only(service, fill, sign_in) -> None:
     fill(2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
-    service.submit(ada, ranking("1", service.next_card(ada, "tab").item_id))
+    service.submit(ada, ranking("1", service.next_card(ada, "tab").card.item_id))
     assert service.undo(bob, "tab", "undo-0001") is None
 
 
 def test_a_skip_gives_the_item_to_others_and_can_be_taken_back_while_it_is_free(service, fill, sign_in) -> None:
     fill(1)
     ada, bob = sign_in("Ada"), sign_in("Bob")
-    card = service.next_card(ada, "tab")
-    service.submit(ada, Judgment("judgment-1", card.item_id, "skip", reason="not my field"))
-    assert service.next_card(ada, "tab") is None
-    assert service.undo(ada, "tab", "undo-0001").kind == "skip"
-    service.submit(ada, Judgment("judgment-2", card.item_id, "skip"))
-    service.submit(bob, ranking("3", service.next_card(bob, "tab").item_id))
+    card = service.next_card(ada, "tab").card
+    service.submit(ada, Judgment("judgment-1", card.item_id, Said("skip", reason="not my field")))
+    assert service.next_card(ada, "tab").card is None
+    assert service.undo(ada, "tab", "undo-0001").previous.kind == "skip"
+    service.submit(ada, Judgment("judgment-2", card.item_id, Said("skip")))
+    service.submit(bob, ranking("3", service.next_card(bob, "tab").card.item_id))
     undone = service.undo(ada, "tab", "undo-0002")
-    assert (undone.kind, undone.card) == ("skip", None)
+    assert (undone.previous.kind, undone.card) == ("skip", None)
     assert service.undo(ada, "tab", "undo-0003") is None
 
 
@@ -254,46 +254,46 @@ def test_a_skip_gives_the_item_to_others_and_can_be_taken_back_while_it_is_free(
 def test_a_tab_gets_its_own_item_again_and_another_tab_another_one(service, fill, sign_in) -> None:
     fill(2)
     ada = sign_in("Ada")
-    first = service.next_card(ada, "left").item_id
-    assert service.next_card(ada, "left").item_id == first
-    second = service.next_card(ada, "right").item_id
+    first = service.next_card(ada, "left").card.item_id
+    assert service.next_card(ada, "left").card.item_id == first
+    second = service.next_card(ada, "right").card.item_id
     assert second != first
-    assert service.next_card(ada, "left", exclude=[first]) is None
+    assert service.next_card(ada, "left", exclude=[first]).card is None
 
 
 def test_overlap_never_shows_an_item_twice_to_one_annotator(service, fill, sign_in) -> None:
     fill(2, overlap=2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
     for name in "12":
-        service.submit(ada, ranking(name, service.next_card(ada, "tab").item_id))
-    assert service.next_card(ada, "tab") is None
+        service.submit(ada, ranking(name, service.next_card(ada, "tab").card.item_id))
+    assert service.next_card(ada, "tab").card is None
     assert service.progress(ada) == Progress(judged=2, skipped=0, available=0, total=2, done=0)
     assert service.progress(bob) == Progress(judged=0, skipped=0, available=2, total=2, done=0)
-    service.submit(bob, ranking("3", service.next_card(bob, "tab").item_id))
+    service.submit(bob, ranking("3", service.next_card(bob, "tab").card.item_id))
     assert service.progress(bob) == Progress(judged=1, skipped=0, available=1, total=2, done=1)
 
 
 def test_a_lease_that_ran_out_goes_to_the_next(service, fill, sign_in, clock) -> None:
     fill(1)
     ada, bob = sign_in("Ada"), sign_in("Bob")
-    card = service.next_card(ada, "tab")
-    assert service.next_card(bob, "tab") is None
+    card = service.next_card(ada, "tab").card
+    assert service.next_card(bob, "tab").card is None
     clock.now += 59
     assert service.renew(ada, "tab", [card.item_id]) == [card.item_id]
     clock.now += 59
-    assert service.next_card(bob, "tab") is None
+    assert service.next_card(bob, "tab").card is None
     clock.now += 1
-    assert service.next_card(bob, "tab").item_id == card.item_id
+    assert service.next_card(bob, "tab").card.item_id == card.item_id
     assert service.renew(ada, "tab", [card.item_id]) == []
 
 
 def test_a_late_judgment_counts_while_there_is_a_place_for_it(store: Store, service, fill, sign_in, clock) -> None:
     fill(1)
     ada, bob = sign_in("Ada"), sign_in("Bob")
-    card = service.next_card(ada, "tab")
+    card = service.next_card(ada, "tab").card
     clock.now += 600
     service.submit(ada, ranking("1", card.item_id))
-    assert service.next_card(bob, "tab") is None
+    assert service.next_card(bob, "tab").card is None
     with pytest.raises(NotHeld, match="not counted"):
         service.submit(bob, ranking("2", card.item_id))
     assert len(history(store)) == 1
@@ -302,9 +302,9 @@ def test_a_late_judgment_counts_while_there_is_a_place_for_it(store: Store, serv
 def test_who_is_late_keeps_the_place_while_another_is_open(service, fill, sign_in, clock) -> None:
     fill(1, overlap=2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
-    item_id = service.next_card(ada, "tab").item_id
+    item_id = service.next_card(ada, "tab").card.item_id
     clock.now += 600
-    assert service.next_card(bob, "tab").item_id == item_id
+    assert service.next_card(bob, "tab").card.item_id == item_id
     assert service.renew(ada, "tab", [item_id]) == [item_id]
 
 
@@ -315,7 +315,7 @@ def test_a_large_store_is_counted_now_and_then_and_ones_own_work_at_once(
     fill(3)
     ada = sign_in("Ada")
     assert service.progress(ada) == Progress(judged=0, skipped=0, available=3, total=3, done=0)
-    service.submit(ada, ranking("1", service.next_card(ada, "tab").item_id))
+    service.submit(ada, ranking("1", service.next_card(ada, "tab").card.item_id))
     assert service.progress(ada).judged == 1
     clock.now += 5
     assert service.progress(ada) == Progress(judged=1, skipped=0, available=2, total=3, done=1)
@@ -324,11 +324,11 @@ def test_a_large_store_is_counted_now_and_then_and_ones_own_work_at_once(
 def test_a_tab_that_closes_gives_its_items_back(service, fill, sign_in) -> None:
     fill(2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
-    service.submit(ada, ranking("1", service.next_card(ada, "tab").item_id))
-    held = service.next_card(ada, "tab").item_id
-    assert service.next_card(bob, "tab") is None
+    service.submit(ada, ranking("1", service.next_card(ada, "tab").card.item_id))
+    held = service.next_card(ada, "tab").card.item_id
+    assert service.next_card(bob, "tab").card is None
     service.release(ada, "tab")
-    assert service.next_card(bob, "tab").item_id == held
+    assert service.next_card(bob, "tab").card.item_id == held
     assert service.progress(ada).judged == 1
 
 
@@ -368,7 +368,7 @@ def test_many_annotators_at_once_give_each_item_its_judgments_and_not_one_more(s
     def work(name: str) -> None:
         annotator_id = service.annotator_of(service.sign_in(name)).id
         barrier.wait()
-        while (card := patiently(lambda: service.next_card(annotator_id, "tab"))) is not None:
+        while (card := patiently(lambda: service.next_card(annotator_id, "tab").card)) is not None:
             said = ranking(f"{name}-{card.item_id}", card.item_id)
             patiently(lambda: service.submit(annotator_id, said))  # noqa: B023 - called at once
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from annotation.records import Judgment
+from annotation.records import Judgment, Said
 from annotation.store import VERSION_TABLE, Store, StoreBusy, StoreError, file_system
 from annotation.tables import metadata
 
@@ -74,8 +74,8 @@ CHANGES = {
 def test_judgments_can_be_neither_changed_nor_removed(store: Store, service, fill, sign_in) -> None:
     fill(1)
     ada = sign_in("Ada")
-    card = service.next_card(ada, "tab")
-    service.submit(ada, Judgment("judgment-1", card.item_id, "ranking", (1, 2)))
+    card = service.next_card(ada, "tab").card
+    service.submit(ada, Judgment("judgment-1", card.item_id, Said("ranking", (1, 2))))
     for change in CHANGES[store.engine.dialect.name].values():
         with pytest.raises(sa.exc.DatabaseError, match="append-only"), store.writing() as connection:
             connection.execute(sa.text(change))

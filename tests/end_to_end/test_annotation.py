@@ -36,7 +36,7 @@ def judged(tmp_path: Path, sampled: Path) -> Path:
     store = Store.open(f"sqlite:///{file}")
     service = AnnotationService(store)
     annotator = service.annotator_of(service.sign_in("Ada"))
-    while (card := service.next_card(annotator.id, "tab")) is not None:
+    while (card := service.next_card(annotator.id, "tab").card) is not None:
         first, second = map(len, card.responses)
         said = Judgment(f"judgment-{card.item_id}", card.item_id, "ranking", (1, 2) if first <= second else (2, 1))
         service.submit(annotator.id, said)

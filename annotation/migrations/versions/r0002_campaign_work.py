@@ -94,6 +94,7 @@ def campaigns() -> None:
 def work() -> None:
     op.add_column("item", sa.Column("kind", sa.Text, nullable=False, server_default="work"))
     op.add_column("item", sa.Column("gold", sa.JSON(none_as_null=True)))
+    op.add_column("item", sa.Column("usefulness", sa.Double))
     op.add_column("completion", sa.Column("scores", sa.JSON(none_as_null=True)))
     op.add_column("slot", sa.Column("campaign_id", COUNTER))
     op.add_column("slot", sa.Column("kind", sa.Text, nullable=False, server_default="work"))
@@ -132,7 +133,7 @@ def judgments() -> None:
     op.create_table(
         "chain",
         sa.Column("name", sa.Text, nullable=False),
-        sa.Column("count", sa.BigInteger, nullable=False),
+        sa.Column("length", sa.BigInteger, nullable=False),
         sa.Column("hash", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
@@ -151,12 +152,13 @@ def begin_audit() -> None:
     details = {"judgments_before": count, "sha256": digest.hexdigest()}
     entry = {"at": time.time(), "actor_id": None, "action": "audit begins", "details": details}
     head = hashlib.sha256(_canonical({"before": "", **entry})).hexdigest()
-    columns = [sa.column(name) for name in ("at", "actor_id", "action", "hash")]
-    op.execute(sa.insert(sa.table("audit", *columns, sa.column("details", sa.JSON))).values(**entry, hash=head))
-    chain = sa.table("chain", *(sa.column(name) for name in ("name", "count", "hash")))
+    names = ("at", "actor_id", "action", "hash")
+    audit = sa.table("audit", *(sa.column(name) for name in names), sa.column("details", sa.JSON))
+    op.execute(sa.insert(audit).values(**entry, hash=head))
+    chain = sa.table("chain", *(sa.column(name) for name in ("name", "length", "hash")))
     op.bulk_insert(
         chain,
-        [{"name": "judgment", "count": count, "hash": digest.hexdigest()}, {"name": "audit", "count": 1, "hash": head}],
+        [{"name": "judgment", "length": count, "hash": digest.hexdigest()}, {"name": "audit", "length": 1, "hash": head}],
     )
 
 

@@ -1,0 +1,106 @@
+"""Cards: an item as one annotator sees it, in an order of its own that is kept from the first time."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import sqlalchemy as sa
+
+from annotation import adjudication, assignment
+from annotation.campaigns import CampaignSettings
+from annotation.records import Card, UnknownItem
+from annotation.tables import campaign, completion, item, prompt, showing, slot
+from rlhf.data.comparisons import Message
+
+SHOWN_KINDS = (assignment.ADJUDICATION, assignment.LIVE)  # the others all look like work
+
+
+def shown_order(comparison_id: str, annotator_id: str, num_responses: int) -> list[int]:
+    """The blind order: positions of the responses from left to right, fixed by item and annotator."""
+    return sorted(
+        range(num_responses),
+        key=lambda place: hashlib.sha256(f"{comparison_id}:{annotator_id}:{place}".encode()).digest(),
+    )
+
+
+def show(
+    connection: sa.Connection,
+    item_id: int,
+    annotator_id: str,
+    until: float,
+    *,
+    chosen_by: str | None = None,
+    probability: float | None = None,
+) -> Card:
+    """The card of an item that this annotator has a slot of."""
+    query = (
+        sa.select(item.c.campaign_id, campaign.c.name, campaign.c.settings, prompt.c.messages, slot.c.kind)
+        .select_from(item)
+        .join(campaign, campaign.c.id == item.c.campaign_id)
+        .join(prompt, prompt.c.id == item.c.prompt_id)
+        .join(slot, (slot.c.item_id == item.c.id) & (slot.c.annotator_id == annotator_id), isouter=True)
+    )
+    row = connection.execute(query.where(item.c.id == item_id)).one()
+    texts_query = sa.select(completion.c.text).where(completion.c.item_id == item_id).order_by(completion.c.position)
+    texts = connection.execute(texts_query).scalars().all()
+    order = order_for(connection, item_id, annotator_id, len(texts), chosen_by=chosen_by, probability=probability)
+    decides = row.kind == assignment.ADJUDICATION
+    return Card(
+        item_id=str(item_id),
+        campaign=row.name,
+        campaign_id=row.campaign_id,
+        prompt=tuple(Message.from_dict(message) for message in row.messages),
+        responses=tuple(texts[place] for place in order),
+        leased_until=until,
+        kind=row.kind if row.kind in SHOWN_KINDS else assignment.WORK,
+        settings=asked(CampaignSettings.from_dict(row.settings or {})),
+        opinions=adjudication.opinions(connection, item_id, order) if decides else (),
+    )
+
+
+def asked(settings: CampaignSettings) -> dict[str, Any]:
+    """What the page has to know of a campaign's settings."""
+    return {
+        **{name: getattr(settings, name) for name in ("both_bad", "strength", "edits", "rationale", "view")},
+        "aspects": [dataclasses.asdict(aspect) for aspect in settings.aspects],
+        "skip_reasons": list(settings.skip_reasons),
+        "flag_reasons": list(settings.flag_reasons),
+        "content_warning": settings.content_warning or None,
+    }
+
+
+def order_for(
+    connection: sa.Connection,
+    item_id: int,
+    annotator_id: str,
+    num_responses: int,
+    *,
+    chosen_by: str | None = None,
+    probability: float | None = None,
+) -> list[int]:
+    """The order in which this annotator sees an item; drawn and kept the first time, with how the item was chosen."""
+    own = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
+    kept = connection.execute(sa.select(showing.c.shown_order).where(own)).scalar()
+    if kept is not None:
+        return kept
+    comparison_id = connection.execute(sa.select(item.c.comparison_id).where(item.c.id == item_id)).scalar_one()
+    order = shown_order(comparison_id, annotator_id, num_responses)
+    row = {"item_id": item_id, "annotator_id": annotator_id, "shown_order": order}
+    connection.execute(sa.insert(showing).values(row | {"chosen_by": chosen_by, "probability": probability}))
+    return order
+
+
+def lock(connection: sa.Connection, item_id: int) -> int:
+    """Let no one else judge this item before the transaction ends; the number of its responses.
+
+    Raises:
+        UnknownItem: there is no such item.
+    """
+    connection.execute(sa.select(slot.c.id).where(slot.c.item_id == item_id).order_by(slot.c.id).with_for_update())
+    query = sa.select(sa.func.count()).select_from(completion).where(completion.c.item_id == item_id)
+    num_responses = connection.execute(query).scalar_one()
+    if not num_responses:
+        raise UnknownItem("there is no such item in this store; reload the page")
+    return num_responses

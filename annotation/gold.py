@@ -1,0 +1,110 @@
+"""Gold items: a manager knows the answer, an annotator sees an item like any other.
+
+What counts is the first answer that was not taken back at once: a later revision may have been helped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from random import Random
+
+import sqlalchemy as sa
+
+from annotation import assignment
+from annotation.campaigns import Campaign
+from annotation.records import GoldScore
+from annotation.tables import item, judgment, slot
+
+FEWEST_TO_PAUSE = 8  # gold answers before a machine may pause anybody
+Z = 1.959964  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Qualification:
+    """How far an annotator is with the items before work: `items` are all of them, `left` those still to judge."""
+
+    items: tuple[int, ...]
+    left: tuple[int, ...]
+    score: GoldScore
+
+    @property
+    def accuracy(self) -> float:
+        return self.score.right / self.score.n if self.score.n else 0.0
+
+
+def is_right(gold: Sequence[int], ranks: Sequence[int]) -> bool:
+    """Whether an answer orders as gold does what gold orders; where gold ties all, whether it ties all too."""
+    strict = [(a, b) for a, b in combinations(range(len(gold)), 2) if gold[a] != gold[b]]
+    if not strict:
+        return len(set(ranks)) == 1
+    return all((gold[a] < gold[b]) == (ranks[a] < ranks[b]) and ranks[a] != ranks[b] for a, b in strict)
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927); all of [0, 1] without any."""
+    if n == 0:
+        return 0.0, 1.0
+    share = right / n
+    middle = share + Z * Z / (2 * n)
+    spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    return (middle - spread) / (1 + Z * Z / n), (middle + spread) / (1 + Z * Z / n)
+
+
+def results(connection: sa.Connection, annotator_id: str, *, campaign_id: int | None = None) -> dict[int, bool]:
+    """Gold and qualification items that this annotator has answered -> whether that was right."""
+    after = judgment.alias("after")
+    taken_back = sa.exists().where(after.c.supersedes == judgment.c.number, after.c.kind == "undo")
+    query = (
+        sa.select(judgment.c.item_id, judgment.c.ranks, item.c.gold)
+        .join(item, item.c.id == judgment.c.item_id)
+        .where(judgment.c.annotator_id == annotator_id, judgment.c.kind == "ranking", ~taken_back)
+        .where(item.c.kind.in_((assignment.GOLD, assignment.QUALIFICATION)))
+        .order_by(judgment.c.number)
+    )
+    if campaign_id is not None:
+        query = query.where(item.c.campaign_id == campaign_id)
+    found: dict[int, bool] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.item_id, is_right(row.gold, row.ranks))
+    return found
+
+
+def score(connection: sa.Connection, annotator_id: str, *, campaign_id: int | None = None) -> GoldScore:
+    """How an annotator does on gold, qualification included."""
+    found = results(connection, annotator_id, campaign_id=campaign_id)
+    return GoldScore(len(found), sum(found.values()))
+
+
+def qualification(connection: sa.Connection, campaign: Campaign, annotator_id: str) -> Qualification:
+    """How far an annotator is with a campaign's qualification."""
+    query = sa.select(item.c.id).where(
+        item.c.campaign_id == campaign.id, item.c.kind == assignment.QUALIFICATION, item.c.gold.is_not(None)
+    )
+    limit = campaign.settings.qualification_items
+    items = tuple(connection.execute(query.order_by(item.c.id).limit(limit)).scalars()) if limit else ()
+    done = results(connection, annotator_id, campaign_id=campaign.id) if items else {}
+    answers = [done[item_id] for item_id in items if item_id in done]
+    left = tuple(item_id for item_id in items if item_id not in done)
+    return Qualification(items, left, GoldScore(len(answers), sum(answers)))
+
+
+def next_gold(
+    connection: sa.Connection, campaign_id: int, annotator_id: str, exclude: Sequence[int], random: Random
+) -> int | None:
+    """A gold item, at random, that this annotator neither holds nor has answered; None when there is none left."""
+    theirs = sa.exists().where(slot.c.item_id == item.c.id, slot.c.annotator_id == annotator_id)
+    answered = sa.exists().where(judgment.c.item_id == item.c.id, judgment.c.annotator_id == annotator_id)
+    query = sa.select(item.c.id).where(
+        *(item.c.campaign_id == campaign_id, item.c.kind == assignment.GOLD, item.c.gold.is_not(None)),
+        *(~theirs, ~answered, item.c.id.not_in(exclude)),
+    )
+    found = connection.execute(query.order_by(item.c.id)).scalars().all()
+    return random.choice(found) if found else None
+
+
+def falls_short(found: GoldScore, least: float) -> bool:
+    """Whether an accuracy is below what is asked for by more than chance explains."""
+    return found.n >= FEWEST_TO_PAUSE and wilson(found.right, found.n)[1] < least

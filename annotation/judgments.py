@@ -1,0 +1,198 @@
+"""Judgments: what may be said of an item, and how it is kept: by position of the responses, not as they were shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from annotation import assignment, audit
+from annotation.campaigns import CampaignSettings
+from annotation.records import InvalidJudgment, Said
+from annotation.tables import campaign, completion, guideline, guideline_ack, item, judgment, showing
+from rlhf import __version__
+
+LONGEST_REASON = 2000
+LONGEST_RATIONALE = 10_000
+LONGEST_EDIT = 200_000
+STRENGTHS = (1, 2, 3)
+
+
+def check(said: Said, settings: CampaignSettings, texts: Sequence[str]) -> None:
+    """Refuse what does not fit the item. `texts` are its responses in the order shown.
+
+    Raises:
+        InvalidJudgment: in words, with the value and what to send instead.
+    """
+    for name, text, longest in (
+        ("reason", said.reason, LONGEST_REASON),
+        ("rationale", said.rationale, LONGEST_RATIONALE),
+        *((f"edit of response {place + 1}", text, LONGEST_EDIT) for place, text in said.edits.items()),
+    ):
+        if text is not None and (len(text) > longest or "\0" in text):
+            raise InvalidJudgment(f"the {name} is longer than {longest} characters or holds a NUL; shorten it")
+    if said.kind in ("skip", "flag"):
+        if said.ranks is not None or said.strength is not None or said.both_bad or said.aspects or said.edits:
+            raise InvalidJudgment(f"a {said.kind} has neither ranks nor strength; leave them out")
+        return
+    if said.kind != "ranking":
+        raise InvalidJudgment(f"kind is {said.kind!r}; use ranking, skip or flag")
+    if said.reason is not None:
+        raise InvalidJudgment("a ranking has no reason; leave it out, or send a rationale")
+    _check_ranks(said, len(texts))
+    _check_asked(said, settings, texts)
+
+
+def _check_ranks(said: Said, num_responses: int) -> None:
+    ranks = said.ranks or ()
+    if len(ranks) != num_responses or not all(type(rank) is int and 1 <= rank <= num_responses for rank in ranks):
+        raise InvalidJudgment(f"ranks are {list(ranks)}; give {num_responses} whole numbers from 1 to {num_responses}")
+    if said.strength is None:
+        return
+    if num_responses != 2 or ranks[0] == ranks[1]:
+        raise InvalidJudgment("only the preferred one of a pair has a strength; leave it out")
+    if said.strength not in STRENGTHS:
+        raise InvalidJudgment(f"strength is {said.strength!r}; use 1, 2 or 3, or leave it out")
+
+
+def _check_asked(said: Said, settings: CampaignSettings, texts: Sequence[str]) -> None:
+    if said.both_bad and not settings.both_bad:
+        raise InvalidJudgment("this campaign does not ask whether both are bad; leave both_bad out")
+    if settings.rationale == "required" and not (said.rationale or "").strip():
+        raise InvalidJudgment("this campaign asks why: write a rationale")
+    if settings.rationale == "off" and said.rationale is not None:
+        raise InvalidJudgment("this campaign asks for no rationale; leave it out")
+    if said.edits and not settings.edits:
+        raise InvalidJudgment("this campaign asks for no better texts; leave edits out")
+    for place, text in said.edits.items():
+        if not 0 <= place < len(texts):
+            raise InvalidJudgment(f"an edit is of response {place + 1} of {len(texts)}; name one that is there")
+        if not text.strip() or text == texts[place]:
+            raise InvalidJudgment(f"the edit of response {place + 1} is empty or the same; leave it out")
+    asked = {aspect.name: aspect.levels for aspect in settings.aspects}
+    if set(said.aspects) != set(asked):
+        names = ", ".join(asked) or "none"
+        raise InvalidJudgment(f"aspects are {', '.join(said.aspects) or 'none'}; rate {names}")
+    for name, ratings in said.aspects.items():
+        good = all(type(rating) is int and 1 <= rating <= asked[name] for rating in ratings)
+        if len(ratings) != len(texts) or not good:
+            raise InvalidJudgment(f"{name} is {list(ratings)}; give {len(texts)} whole numbers from 1 to {asked[name]}")
+
+
+def by_position(said: Said, order: Sequence[int]) -> dict[str, Any]:
+    """The columns of a judgment, from what was said in the order shown; `order[place]` is a position."""
+
+    def moved(values: Sequence[int]) -> list[int]:
+        return [values[order.index(position)] for position in range(len(order))]
+
+    return {
+        "kind": said.kind,
+        "ranks": None if said.ranks is None else moved(said.ranks),
+        "strength": said.strength,
+        "both_bad": said.both_bad if said.kind == "ranking" else None,
+        "aspects": {name: moved(ratings) for name, ratings in said.aspects.items()} or None,
+        "rationale": said.rationale,
+        "edits": {str(order[place]): text for place, text in sorted(said.edits.items())} or None,
+        "reason": said.reason,
+    }
+
+
+def as_shown(row: Any) -> Said:
+    """What a row of the table says, in the order in which it was shown."""
+    order = row.shown_order
+    return Said(
+        kind=row.kind,
+        ranks=None if row.ranks is None else tuple(row.ranks[position] for position in order),
+        strength=row.strength,
+        both_bad=bool(row.both_bad),
+        aspects={name: tuple(ratings[position] for position in order) for name, ratings in (row.aspects or {}).items()},
+        rationale=row.rationale,
+        edits={order.index(int(position)): text for position, text in (row.edits or {}).items()},
+        reason=row.reason,
+    )
+
+
+def check_id(judgment_id: str) -> None:
+    """Refuse an id that could not be a UUID or the like.
+
+    Raises:
+        InvalidJudgment: it is short, long, or not plain ASCII.
+    """
+    if not 8 <= len(judgment_id) <= 64 or not judgment_id.isascii() or not judgment_id.isprintable():
+        raise InvalidJudgment("id must be 8 to 64 ASCII characters; a UUID is one")
+
+
+def check_same(before: Any, annotator_id: str, item_id: int, told: Mapping[str, Any]) -> None:
+    """Refuse an id that was used for something else; the same judgment again is fine.
+
+    Raises:
+        InvalidJudgment: the id is taken.
+    """
+    same = (before.annotator_id, before.item_id) == (annotator_id, item_id)
+    if not same or any((getattr(before, name) or None) != (value or None) for name, value in told.items()):
+        raise InvalidJudgment(f"id {before.id} was used for another judgment; send a new one")
+
+
+def append(
+    connection: sa.Connection, judgment_id: str, item_id: int, annotator_id: str, told: Mapping[str, Any], *, at: float
+) -> int:
+    """Add a judgment to the chain of this annotator and item; its revision."""
+    query = sa.select(judgment.c.number, judgment.c.revision).order_by(judgment.c.revision.desc()).limit(1)
+    own = (judgment.c.item_id == item_id) & (judgment.c.annotator_id == annotator_id)
+    last = connection.execute(query.where(own)).first()
+    revision: int = 1 if last is None else last.revision + 1
+    seen = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
+    row = {
+        "id": judgment_id,
+        "item_id": item_id,
+        "annotator_id": annotator_id,
+        "revision": revision,
+        "supersedes": None if last is None else last.number,
+        "app_version": __version__,
+        "created_at": at,
+        "guideline_version": _accepted_version(connection, item_id, annotator_id),
+        "probability": connection.execute(sa.select(showing.c.probability).where(seen)).scalar(),
+    }
+    audit.add_judgment(connection, row | dict(told))
+    return revision
+
+
+def by_id(connection: sa.Connection, judgment_id: str) -> sa.Row | None:
+    """The judgment that the browser named so."""
+    return connection.execute(sa.select(judgment).where(judgment.c.id == judgment_id)).first()
+
+
+def by_number(connection: sa.Connection, number: int) -> sa.Row | None:
+    return connection.execute(sa.select(judgment).where(judgment.c.number == number)).first()
+
+
+def newest(connection: sa.Connection, annotator_id: str) -> sa.Row | None:
+    """This annotator's newest judgment that stands."""
+    query = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id)
+    return connection.execute(query.order_by(judgment.c.number.desc()).limit(1)).first()
+
+
+def standing(connection: sa.Connection, item_id: int, annotator_id: str) -> sa.Row | None:
+    """The judgment of this annotator that stands on this item."""
+    current = assignment.current_judgments().where(judgment.c.item_id == item_id)
+    return connection.execute(current.where(judgment.c.annotator_id == annotator_id)).first()
+
+
+def context(connection: sa.Connection, item_id: int, order: Sequence[int]) -> tuple[CampaignSettings, list[str]]:
+    """The settings of an item's campaign, and its responses in the order shown."""
+    query = sa.select(campaign.c.settings).join(item, item.c.campaign_id == campaign.c.id).where(item.c.id == item_id)
+    settings = CampaignSettings.from_dict(connection.execute(query).scalar_one() or {})
+    texts_query = sa.select(completion.c.text).where(completion.c.item_id == item_id).order_by(completion.c.position)
+    texts = connection.execute(texts_query).scalars().all()
+    return settings, [texts[position] for position in order]
+
+
+def _accepted_version(connection: sa.Connection, item_id: int, annotator_id: str) -> int | None:
+    query = (
+        sa.select(sa.func.max(guideline.c.version))
+        .join(guideline_ack, guideline_ack.c.guideline_id == guideline.c.id)
+        .join(item, item.c.campaign_id == guideline.c.campaign_id)
+        .where(item.c.id == item_id, guideline_ack.c.annotator_id == annotator_id)
+    )
+    return connection.execute(query).scalar()
