@@ -5,7 +5,6 @@ Each method is one short transaction. What is returned has been committed.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
