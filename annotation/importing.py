@@ -10,6 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from annotation.assignment import GOLD, QUALIFICATION, WORK
+from annotation.campaigns import find, set_order
 from annotation.store import Store
 from annotation.tables import campaign, completion, item, policy, prompt, slot
 from rlhf.data.comparisons import Comparison, DataError, Response
@@ -38,6 +40,32 @@ class PolicyOrigin:
 
     sha256: str
     manifest: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is known of items besides their texts, by `Comparison.id`; see `import_comparisons`."""
+
+    gold: Mapping[str, Sequence[int]]
+    gold_kind: str
+    usefulness: Mapping[str, float]
+
+    def check(self, comparisons: Sequence[Comparison]) -> None:
+        """Refuse gold that is no ranking of its item.
+
+        Raises:
+            DataError: with the item's place and the ranks.
+        """
+        if self.gold_kind not in (GOLD, QUALIFICATION):
+            raise DataError(f"gold_kind is {self.gold_kind!r}; use {GOLD} or {QUALIFICATION}")
+        for number, comparison in enumerate(comparisons, start=1):
+            ranks, count = self.gold.get(comparison.id), len(comparison.responses)
+            if ranks is None:
+                continue
+            if len(ranks) != count or not all(type(rank) is int and 1 <= rank <= count for rank in ranks):
+                raise DataError(
+                    f"comparison {number} has gold {list(ranks)}; give {count} whole numbers from 1 to {count}"
+                )
 
 
 def check_comparisons(comparisons: Sequence[Comparison]) -> None:
@@ -75,6 +103,9 @@ def import_comparisons(
     name: str = DEFAULT_CAMPAIGN,
     overlap: int | None = None,
     origins: Mapping[str, PolicyOrigin] | None = None,
+    gold: Mapping[str, Sequence[int]] | None = None,
+    gold_kind: str = GOLD,
+    usefulness: Mapping[str, float] | None = None,
 ) -> Imported:
     """Add comparisons to a campaign, all or none; those that it holds already stay as they are.
 
@@ -85,15 +116,20 @@ def import_comparisons(
         overlap: how many annotators judge each item, >= 1; fixed when a campaign is made. None takes the campaign's
             own, and 1 for a new one.
         origins: what is known of the policies, by `Response.policy`.
+        gold: the ranks that are right, by `Comparison.id`: these items go to everybody, and to nobody as work.
+        gold_kind: "gold" among the work, or "qualification" before it.
+        usefulness: by `Comparison.id`; the higher, the sooner an item is given where the campaign orders by it.
 
     Raises:
-        DataError: as `check_comparisons`; or the campaign exists with another overlap.
+        DataError: as `check_comparisons`; the campaign exists with another overlap; or gold does not fit its item.
         StoreUnavailable: the store could not be written.
     """
     check_comparisons(comparisons)
     check_campaign(store, name, overlap)
+    marks = Marks(gold or {}, gold_kind, usefulness or {})
+    marks.check(comparisons)
     rows = [comparison for comparison in comparisons if has_a_choice(comparison)]
-    num_added = store.write(lambda connection: _import(connection, rows, name, overlap, origins or {}))
+    num_added = store.write(lambda connection: _import(connection, rows, name, overlap, origins or {}, marks))
     return Imported(num_added, len(rows) - num_added, len(comparisons) - len(rows))
 
 
@@ -103,6 +139,7 @@ def _import(
     name: str,
     overlap: int | None,
     origins: Mapping[str, PolicyOrigin],
+    marks: Marks,
 ) -> int:
     """Add what is new, table by table: annotators wait for no longer than that takes."""
     unique = {comparison.id: comparison for comparison in comparisons}
@@ -115,7 +152,7 @@ def _import(
     names = {response.policy for comparison in new for response in comparison.responses if response.policy is not None}
     policies = {name: _policy(connection, name, origins.get(name, PolicyOrigin(""))) for name in sorted(names)}
     _add_prompts(connection, new)
-    connection.execute(sa.insert(item), [_item(campaign_id, comparison) for comparison in new])
+    connection.execute(sa.insert(item), [_item(campaign_id, comparison, marks) for comparison in new])
     ids_query = sa.select(item.c.comparison_id, item.c.id).where(item.c.campaign_id == campaign_id)
     ids = {row.comparison_id: row.id for row in connection.execute(ids_query)}
     completions = [
@@ -133,9 +170,12 @@ def _import(
             "shuffle": _uniform(f"{comparison.id}:{number}"),
         }
         for comparison in new
+        if comparison.id not in marks.gold
         for number in range(1, overlap + 1)
     ]
-    connection.execute(sa.insert(slot), slots)
+    if slots:
+        connection.execute(sa.insert(slot), slots)
+        set_order(connection, campaign_id, find(connection, campaign_id).settings.order)
     return len(new)
 
 
@@ -210,8 +250,12 @@ def _add_prompts(connection: sa.Connection, comparisons: Sequence[Comparison]) -
         connection.execute(sa.insert(prompt), list(rows.values()))
 
 
-def _item(campaign_id: int, comparison: Comparison) -> dict[str, Any]:
+def _item(campaign_id: int, comparison: Comparison, marks: Marks) -> dict[str, Any]:
+    gold = marks.gold.get(comparison.id)
     return {
+        "kind": WORK if gold is None else marks.gold_kind,
+        "gold": None if gold is None else list(gold),
+        "usefulness": marks.usefulness.get(comparison.id),
         "campaign_id": campaign_id,
         "prompt_id": comparison.prompt_id,
         "comparison_id": comparison.id,
