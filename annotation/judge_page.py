@@ -31,6 +31,7 @@ PATH = "/annotate"
 PUBLIC = ("assets/", "static/", "svelte/", "theme.css", "favicon.ico")
 PRIVATE = ("", "config")
 CHECKED = "rlhf.annotator"  # in the scope of a request whose session is valid
+_IMPORTING = threading.Lock()
 
 JS_ON_LOAD = "import('/static/judge.js').then((judge) => judge.start(element));"
 HEAD = (
@@ -51,11 +52,7 @@ def check_environment() -> None:
 
 def build() -> FastAPI:
     """The page as an app of its own, with every setting said here and none taken from the environment."""
-    check_environment()
-    for name in [name for name in os.environ if name.startswith("GRADIO_") and name != "GRADIO_TEMP_DIR"]:
-        del os.environ[name]
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    gr = _import_gradio()
+    gr = gradio()
     with gr.Blocks(analytics_enabled=False, title="Annotate", fill_width=True) as blocks:
         gr.HTML(
             html_template=(STATIC / "card.html").read_text(encoding="utf-8"),
@@ -63,28 +60,48 @@ def build() -> FastAPI:
             apply_default_css=False,
             elem_id="judge-page",
         )
+    return mounted(gr, blocks, PATH, head=HEAD, i18n=None)
+
+
+def mounted(gr: Any, blocks: Any, path: str, *, head: str, i18n: Any, max_file_size: int = 1) -> FastAPI:
+    """Blocks as an app of its own at a path. Whoever has their id in the request's scope under `CHECKED` may see it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     # Where the parent has a list of foreign origins, Gradio brings none of its own; this one is empty.
     app.add_middleware(CORSMiddleware, allow_origins=[])
     return gr.mount_gradio_app(
         app,
         blocks,
-        path=PATH,
+        path=path,
         server_name="127.0.0.1",
         root_path="",
         auth_dependency=lambda request: request.scope.get(CHECKED),
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        head=HEAD,
+        head=head,
+        i18n=i18n,
         footer_links=[],
         run_history=False,
         show_error=False,
         allowed_paths=[],
-        max_file_size=1,
+        max_file_size=max_file_size,
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
     )
+
+
+def gradio() -> Any:
+    """Gradio, imported with none of its settings taken from the environment; any thread may ask.
+
+    Raises:
+        ValueError: as `check_environment`.
+    """
+    check_environment()
+    with _IMPORTING:
+        for name in [name for name in os.environ if name.startswith("GRADIO_") and name != "GRADIO_TEMP_DIR"]:
+            del os.environ[name]
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        return _import_gradio()
 
 
 def _import_gradio() -> Any:
@@ -110,10 +127,14 @@ def _import_gradio() -> Any:
 
 
 class JudgePage:
-    """ASGI app for all of `PATH`: checks the session, then hands over to Gradio as soon as that is there."""
+    """ASGI app for all of `PATH`: checks the session, then hands over to Gradio as soon as that is there.
 
-    def __init__(self, annotator_of: Callable[[Request], Annotator | None]):
+    Another page of Gradio's gives another `build`, and says in `_answer` what may be asked of it.
+    """
+
+    def __init__(self, annotator_of: Callable[[Request], Annotator | None], build: Callable[[], FastAPI] = build):
         self._annotator_of = annotator_of
+        self._build = build
         self._task: asyncio.Task[None] | None = None
         self._app: asyncio.Future[ASGIApp] | None = None
         self._stopping = asyncio.Event()
@@ -131,7 +152,7 @@ class JudgePage:
 
     async def _serve(self, ready: asyncio.Future[ASGIApp]) -> None:
         """Hold Gradio's own start and stop in one task."""
-        building = asyncio.ensure_future(_in_daemon_thread(build))
+        building = asyncio.ensure_future(_in_daemon_thread(self._build))
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait((building, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not building.done():
