@@ -5,26 +5,28 @@ Handlers are plain functions: they run in a thread pool, and all state is in the
 
 from __future__ import annotations
 
-import html
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from string import Template
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Form, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.routing import Route
 from starlette.types import Scope
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from annotation.accounts import AccountError
 from annotation.guard import Guard
 from annotation.judge_page import PATH, JudgePage
-from annotation.records import AnnotationError, InvalidName, NotHeld, UnknownItem
-from annotation.routes.access import Service, cookie_name, visitor
+from annotation.records import AnnotationError, NotHeld, UnknownItem
+from annotation.routes import accounts
+from annotation.routes.access import visitor
 from annotation.routes.work import router as annotator_work
 from annotation.service import AnnotationService
+from annotation.site import LOOPBACK_ONLY, Site
 from annotation.store import StoreUnavailable
 from rlhf import __version__
 
@@ -49,8 +51,13 @@ class FreshFiles(StaticFiles):
         return await super().get_response(path, scope)
 
 
-def create_app(service: AnnotationService) -> FastAPI:
-    """The whole app. Gradio is imported in the background when the app starts, or at the first visit of its page."""
+def create_app(service: AnnotationService, site: Site = LOOPBACK_ONLY) -> FastAPI:
+    """The whole app. Gradio is imported in the background when the app starts, or at the first visit of its page.
+
+    Args:
+        service: the work, and the accounts.
+        site: how browsers reach it.
+    """
     page = JudgePage(lambda request: visitor(request, service))
 
     @asynccontextmanager
@@ -61,10 +68,16 @@ def create_app(service: AnnotationService) -> FastAPI:
 
     app = FastAPI(title="rlhf annotate", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
-    app.add_middleware(Guard)
+    app.state.site = site
+    app.state.hashing = accounts.hashing_threads()
+    app.add_middleware(Guard, site=site)
+    if site.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(site.trusted_proxies))
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.include_router(pages)
+    app.include_router(accounts.pages)
+    app.include_router(accounts.admin, prefix="/api/v1")
     app.include_router(work, prefix="/api/v1")
     app.include_router(annotator_work, prefix="/api/v1")
     app.mount("/static", FreshFiles(directory=STATIC))
@@ -73,7 +86,7 @@ def create_app(service: AnnotationService) -> FastAPI:
     return app
 
 
-# Signing in and out
+# Where one begins
 
 
 @pages.get("/", include_in_schema=False)
@@ -84,47 +97,6 @@ def root() -> Response:
 @pages.get("/favicon.ico", include_in_schema=False)
 def icon() -> Response:
     return FileResponse(STATIC / "icon.svg")
-
-
-@pages.get("/login", response_class=HTMLResponse)
-def login_page() -> Response:
-    return _login_form()
-
-
-@pages.post("/login", response_class=HTMLResponse)
-def sign_in(request: Request, service: Service, name: Annotated[str, Form()] = "") -> Response:
-    try:
-        token = service.sign_in(name)
-        # Whoever used this browser before is out.
-        _end_session(request, service)
-    except InvalidName as error:
-        return _login_form(name, str(error), status=422)
-    except StoreUnavailable as error:
-        return _login_form(name, f"Not signed in: {error}", status=503, headers=RETRY_AFTER)
-    response = RedirectResponse(PATH, 303)
-    response.set_cookie(cookie_name(service), token, httponly=True, samesite="strict", path="/")
-    return response
-
-
-@pages.post("/logout")
-def sign_out(request: Request, service: Service) -> Response:
-    _end_session(request, service)
-    response = RedirectResponse("/login", 303)
-    response.delete_cookie(cookie_name(service), httponly=True, samesite="strict", path="/")
-    return response
-
-
-def _end_session(request: Request, service: AnnotationService) -> None:
-    token = request.cookies.get(cookie_name(service))
-    if token:
-        service.sign_out(token)
-
-
-def _login_form(name: str = "", error: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    page = Template((STATIC / "login.html").read_text(encoding="utf-8"))
-    filled = page.substitute(name=html.escape(name), error=html.escape(error))
-    # a name can hold what UTF-8 cannot, and is shown all the same
-    return HTMLResponse(filled.encode("utf-8", "replace"), status, headers)
 
 
 # Whether it lives
@@ -147,6 +119,11 @@ def _validation_error(_: Request, error: Exception) -> Response:
     return _json_error(422, "; ".join(wrong[:5]))
 
 
+def _account_error(_: Request, error: Exception) -> Response:
+    status, headers = accounts.status_of(error)
+    return _json_error(status, str(error), headers)
+
+
 def _annotation_error(_: Request, error: Exception) -> Response:
     status = 409 if isinstance(error, NotHeld) else 404 if isinstance(error, UnknownItem) else 422
     return _json_error(status, str(error))
@@ -167,6 +144,7 @@ def _json_error(status: int, detail: str, headers: dict[str, str] | None = None)
 
 ERROR_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response | Awaitable[Response]]] = {
     RequestValidationError: _validation_error,
+    AccountError: _account_error,
     AnnotationError: _annotation_error,
     StoreUnavailable: _store_trouble,
     Exception: _unexpected,

@@ -6,15 +6,19 @@ import errno
 import logging
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 
+from annotation.accounts import Accounts
 from annotation.api import create_app
 from annotation.judge_page import check_environment
 from annotation.service import AnnotationService
+from annotation.site import LOOPBACK_ONLY, Site
 from annotation.store import Store
 
 SECONDS_TO_FINISH = 3  # for requests that are under way when the server is stopped
@@ -46,29 +50,52 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(store: Store, *, host: str, port: int) -> None:
+def serve(
+    store: Store,
+    *,
+    host: str,
+    port: int,
+    accounts: Accounts | None = None,
+    site: Site = LOOPBACK_ONLY,
+    tls: tuple[str, str] | None = None,
+) -> None:
     """Serve the annotation app until SIGINT or SIGTERM; what was acknowledged is in the store at any moment.
 
-    Prints one line with the address as soon as it listens. `port=0` takes any free one.
+    Prints one line with the address as soon as it listens.
+
+    Args:
+        store: where everything is kept; closed at the end.
+        host: the address to listen on.
+        port: 0 takes any free one.
+        accounts: who may come in; none for the open mode.
+        site: how browsers reach the app.
+        tls: files of a certificate and its key, where the app itself speaks TLS.
 
     Raises:
-        ValueError: the port is taken or not allowed, or the environment would open the app to its visitors.
+        ValueError: the port is taken or not allowed, the certificate cannot be used, or the environment would open the
+            app to its visitors.
     """
     check_environment()
+    certificate, key = tls or (None, None)
+    if certificate and key:
+        check_certificate(certificate, key)
     listener = _listen(host, port)
-    service = AnnotationService(store)
+    service = AnnotationService(store, accounts=accounts)
     config = uvicorn.Config(
-        create_app(service),
+        create_app(service, site),
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
         log_level=logging.WARNING,
         access_log=False,
-        proxy_headers=False,
+        proxy_headers=False,  # the app itself does, for those it was told of
         server_header=False,
         ws="none",
         lifespan="on",
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
     address = f"[{host}]" if ":" in host else host
-    url = f"http://{address}:{listener.getsockname()[1]}"
+    here = f"{'https' if tls else 'http'}://{address}:{listener.getsockname()[1]}"
+    url = f"{site.public_url} at {here}" if site.public_url else here
     num_items = service.progress("").total
     items = (
         "1 item" if num_items == 1 else f"{num_items} items" if num_items else "empty: rlhf annotate import fills it"
@@ -78,6 +105,20 @@ def serve(store: Store, *, host: str, port: int) -> None:
     finally:
         listener.close()
         store.close()
+
+
+def check_certificate(certificate: str, key: str) -> None:
+    """Raises:
+    ValueError: the files are not there, or are no certificate and its key.
+    """
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except FileNotFoundError as error:
+        missing = next(file for file in (certificate, key) if not Path(file).is_file())
+        raise ValueError(f"tls file {missing} is not there; name the certificate and its key as PEM") from error
+    except (ssl.SSLError, OSError) as error:
+        fix = "give a certificate with its chain and its key as PEM"
+        raise ValueError(f"tls_certificate {certificate} and tls_key {key} cannot be used ({error}); {fix}") from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,25 +1,27 @@
 """What every request passes before a route sees it: who may ask, from where, and how much.
 
-The app has no address but this machine's own: a request that names another host comes from a page that made its
-name point here (DNS rebinding). A state change must come from a page of ours, if it comes from a page.
+The app has this machine's own addresses, and a public one if it is given one: a request that names another host comes
+from a page that made its name point here (DNS rebinding). A state change must come from a page of ours, if it comes
+from a page.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from annotation.site import LOOPBACK_ONLY, Site, hostname, is_loopback
+
 MAX_BODY = 1_000_000  # bytes
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
+GRADIO_PAGES = ("/annotate", "/admin")
 # Gradio's files, each named by the hash of its content
-HASHED_FILES = "/annotate/assets/"
+HASHED_FILES = tuple(f"{page}/assets/" for page in GRADIO_PAGES)
 FOREVER = "private, max-age=31536000, immutable"
 
 _POLICY = (
@@ -30,16 +32,18 @@ _POLICY = (
 # Gradio starts with inline scripts and compiles the constant template of its HTML component.
 GRADIO_POLICY = _POLICY.format(scripts=" 'unsafe-inline' 'unsafe-eval'")
 STRICT_POLICY = _POLICY.format(scripts="")
+ONE_YEAR = "max-age=31536000"
 
 
 class Guard:
-    """ASGI middleware: loopback hosts only, own origin on state changes, bounded bodies, security headers.
+    """ASGI middleware: known hosts only, own origin on state changes, bounded bodies, security headers.
 
     Answers 421 to a foreign host, 403 to a foreign origin and 413 to a body over `MAX_BODY`, declared or chunked.
     """
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, site: Site = LOOPBACK_ONLY):
         self.app = app
+        self.site = site
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -48,8 +52,8 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        send = _with_headers(scope, send)
-        refusal = _refusal(scope["method"], Headers(scope=scope))
+        send = _with_headers(scope, send, self.site)
+        refusal = _refusal(scope["method"], Headers(scope=scope), self.site)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -61,40 +65,28 @@ class Guard:
         await self.app(scope, _replay(body, receive), send)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address, without a port, is this machine by definition and not by a lookup."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _refusal(method: str, headers: Headers) -> JSONResponse | None:
+def _refusal(method: str, headers: Headers, site: Site) -> JSONResponse | None:
     host = headers.get("host", "")
-    if not is_loopback(_hostname(f"//{host}")):
+    name = hostname(f"//{host}")
+    if not is_loopback(name) and not (site.host and name == site.host):
+        if site.public_url:
+            return _error(421, f"this server answers on its own names only: use {site.public_url}")
         return _error(421, "this server answers on loopback names only: use http://127.0.0.1 or http://localhost")
     if method in SAFE_METHODS:
         return None
     # A program sends neither header; a browser sends at least one with every state change.
-    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-    if origin is None and site in ("same-origin", "none"):
+    origin, fetch_site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+    if origin is None and fetch_site in ("same-origin", "none"):
         return None
-    if origin is not None and _is_origin_of(origin, host):
+    if origin is not None and origin.lower() in _own_origins(host, name, site):
         return None
     return _error(403, "the request came from a page of another origin")
 
 
-def _is_origin_of(origin: str, host: str) -> bool:
-    return origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())
-
-
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+def _own_origins(host: str, name: str, site: Site) -> tuple[str, ...]:
+    """Those of our pages. A proxy on this machine may name loopback as the host, and the browser the public address."""
+    own = (f"http://{host}".lower(), f"https://{host}".lower()) if is_loopback(name) else ()
+    return (*own, site.public_url) if site.public_url else own
 
 
 async def _read(headers: Headers, receive: Receive) -> bytes | None:
@@ -121,9 +113,12 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _with_headers(scope: Scope, send: Send) -> Send:
+def _with_headers(scope: Scope, send: Send, site: Site) -> Send:
     path = scope["path"]
-    policy = GRADIO_POLICY if path == "/annotate" or path.startswith("/annotate/") else STRICT_POLICY
+    inside = any(path == page or path.startswith(f"{page}/") for page in GRADIO_PAGES)
+    policy = GRADIO_POLICY if inside else STRICT_POLICY
+    # for the public name alone: other programs of this machine may be at localhost without TLS
+    is_public = site.secure and bool(site.host) and hostname(f"//{Headers(scope=scope).get('host', '')}") == site.host
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -132,6 +127,8 @@ def _with_headers(scope: Scope, send: Send) -> Send:
             headers["x-content-type-options"] = "nosniff"
             # With no-referrer a browser sends `Origin: null` with our own forms.
             headers["referrer-policy"] = "same-origin"
+            if is_public:
+                headers["strict-transport-security"] = ONE_YEAR
             lasting = path.startswith(HASHED_FILES) and message["status"] in (200, 304)
             headers.setdefault("cache-control", FOREVER if lasting else "no-store")
         await send(message)

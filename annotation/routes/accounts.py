@@ -1,0 +1,339 @@
+"""Coming in and going out, invites and one's password as pages; accounts and invites as JSON for managers.
+
+The pages are forms that work without scripts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from string import Template
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from annotation.accounts import (
+    AccountClosed,
+    Accounts,
+    InvalidInvite,
+    LastManager,
+    NameTaken,
+    PasswordNeeded,
+    TooManyTries,
+    UnknownAccount,
+    WrongPassword,
+)
+from annotation.passwords import SHORTEST
+from annotation.records import AnnotationError
+from annotation.routes.access import Managing, Service, cookie_name, visitor
+from annotation.service import AnnotationService
+from annotation.store import StoreUnavailable
+
+STATIC = Path(__file__).parents[1] / "static"
+START = "/annotate"
+RETRY_AFTER = {"Retry-After": "1"}
+HASHES_AT_ONCE = 4  # each takes 64 MiB and some cores
+STATUS: dict[type[Exception], int] = {
+    PasswordNeeded: 401,
+    WrongPassword: 401,
+    AccountClosed: 403,
+    InvalidInvite: 404,
+    UnknownAccount: 404,
+    LastManager: 409,
+    NameTaken: 409,
+    TooManyTries: 429,
+}
+EVERYBODY_MANAGES = "Nobody has a manager's password here yet, so whoever signs in can manage everything."
+Result = TypeVar("Result")
+
+pages = APIRouter()
+admin = APIRouter(prefix="/admin")
+
+
+# ---- pages ----------------------------------------------------------------------------------------------------
+
+
+@pages.get("/login", response_class=HTMLResponse)
+def login_page(service: Service) -> Response:
+    return _login_form(service.accounts)
+
+
+@pages.post("/login", response_class=HTMLResponse)
+async def sign_in(
+    request: Request,
+    service: Service,
+    name: Annotated[str, Form()] = "",
+    password: Annotated[str, Form()] = "",
+) -> Response:
+    accounts = service.accounts
+    try:
+        token = await _in_turn(request, accounts.sign_in, name, password, address=_address(request))
+        return await _in_turn(request, _come_in, request, service, token)
+    except (AnnotationError, StoreUnavailable) as error:
+        asks = isinstance(error, (PasswordNeeded, WrongPassword, TooManyTries))
+        words = f"Not signed in: {error}" if isinstance(error, StoreUnavailable) else _sentence(error)
+        return await _in_turn(request, _login_form, accounts, name, words, asks, **_status(error))
+
+
+@pages.post("/logout")
+def sign_out(request: Request, service: Service) -> Response:
+    _end_session(request, service)
+    response = RedirectResponse("/login", 303)
+    secure = request.app.state.site.secure
+    response.delete_cookie(cookie_name(service), httponly=True, samesite="strict", path="/", secure=secure)
+    return response
+
+
+@pages.get("/invite/{token}", response_class=HTMLResponse)
+def invite_page(request: Request, service: Service, token: str) -> Response:
+    try:
+        return _invite_form(service.accounts, token)
+    except (AnnotationError, StoreUnavailable) as error:
+        return _no_invite(error)
+
+
+@pages.post("/invite/{token}", response_class=HTMLResponse)
+async def accept_invite(
+    request: Request,
+    service: Service,
+    token: str,
+    name: Annotated[str, Form()] = "",
+    password: Annotated[str, Form()] = "",
+    again: Annotated[str, Form()] = "",
+) -> Response:
+    accounts = service.accounts
+    try:
+        if password != again:
+            words = "The two passwords are not the same."
+            return await _in_turn(request, _invite_form, accounts, token, name, words, status=422)
+        session = await _in_turn(request, accounts.accept, token, name, password)
+        return await _in_turn(request, _come_in, request, service, session)
+    except (InvalidInvite, StoreUnavailable) as error:
+        return _no_invite(error)
+    except AnnotationError as error:
+        return await _in_turn(request, _invite_form, accounts, token, name, _sentence(error), **_status(error))
+
+
+@pages.get("/password", response_class=HTMLResponse)
+def password_page(request: Request, service: Service) -> Response:
+    person = visitor(request, service)
+    return RedirectResponse("/login", 303) if person is None else _password_form(person.name)
+
+
+@pages.post("/password", response_class=HTMLResponse)
+async def change_password(
+    request: Request,
+    service: Service,
+    old: Annotated[str, Form()] = "",
+    password: Annotated[str, Form()] = "",
+    again: Annotated[str, Form()] = "",
+) -> Response:
+    person = await _in_turn(request, visitor, request, service)
+    if person is None:
+        return RedirectResponse("/login", 303)
+    if password != again:
+        return _password_form(person.name, "The two new passwords are not the same.", status=422)
+    change = partial(service.accounts.change_password, person.id, old, password, address=_address(request))
+    try:
+        token = await _in_turn(request, change)
+    except WrongPassword as error:
+        return _password_form(person.name, "The password that you have now is another one.", **_status(error))
+    except (AnnotationError, StoreUnavailable) as error:
+        return _password_form(person.name, _sentence(error), **_status(error))
+    return await _in_turn(request, _come_in, request, service, token)
+
+
+# ---- managers -------------------------------------------------------------------------------------------------
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class UserRequest(_Body):
+    name: str
+    role: str = "annotator"
+    password: str
+
+
+class RoleRequest(_Body):
+    role: str
+
+
+class StateRequest(_Body):
+    state: str
+
+
+class PasswordRequest(_Body):
+    password: str
+
+
+class InviteRequest(_Body):
+    role: str = "annotator"
+    campaign_id: int | None = None
+    uses: Annotated[int, Field(le=2**31)] = 1
+    days: float = 7
+    note: str = ""
+
+
+@admin.get("/users")
+def users(manager: Managing, service: Service) -> dict[str, Any]:
+    return {"users": [asdict(account) for account in service.accounts.accounts()]}
+
+
+@admin.post("/users", status_code=201)
+async def add_user(request: Request, body: UserRequest, manager: Managing, service: Service) -> dict[str, Any]:
+    account = await _in_turn(request, service.accounts.add, body.name, body.role, body.password, by=manager.id)
+    return {"user": asdict(account)}
+
+
+@admin.post("/users/{annotator_id}/role", status_code=204)
+def set_role(annotator_id: str, body: RoleRequest, manager: Managing, service: Service) -> None:
+    service.accounts.set_role(annotator_id, body.role, by=manager.id)
+
+
+@admin.post("/users/{annotator_id}/state", status_code=204)
+def set_state(annotator_id: str, body: StateRequest, manager: Managing, service: Service) -> None:
+    service.accounts.set_state(annotator_id, body.state, by=manager.id)
+
+
+@admin.post("/users/{annotator_id}/password", status_code=204)
+async def set_password(
+    request: Request, annotator_id: str, body: PasswordRequest, manager: Managing, service: Service
+) -> None:
+    await _in_turn(request, service.accounts.set_password, annotator_id, body.password, by=manager.id)
+
+
+@admin.post("/users/{annotator_id}/erase", status_code=204)
+def erase(annotator_id: str, manager: Managing, service: Service) -> None:
+    service.accounts.erase(annotator_id, by=manager.id)
+
+
+@admin.get("/invites")
+def invites(manager: Managing, service: Service) -> dict[str, Any]:
+    return {"invites": [asdict(found) for found in service.accounts.invites()]}
+
+
+@admin.post("/invites", status_code=201)
+def make_invite(request: Request, body: InviteRequest, manager: Managing, service: Service) -> dict[str, str]:
+    token = service.accounts.make_invite(**body.model_dump(), by=manager.id)
+    address = request.app.state.site.public_url or str(request.base_url).rstrip("/")
+    return {"link": f"{address}/invite/{token}"}
+
+
+@admin.post("/invites/{invite_id}/revoke", status_code=204)
+def revoke_invite(invite_id: str, manager: Managing, service: Service) -> None:
+    service.accounts.revoke_invite(invite_id, by=manager.id)
+
+
+# ---- inside ---------------------------------------------------------------------------------------------------
+
+
+def hashing_threads() -> ThreadPoolExecutor:
+    """Threads for passwords: a few, and whoever waits for one holds none of those that do the annotators' work."""
+    return ThreadPoolExecutor(HASHES_AT_ONCE, thread_name_prefix="passwords")
+
+
+async def _in_turn(request: Request, function: Callable[..., Result], *arguments: Any, **settings: Any) -> Result:
+    threads = request.app.state.hashing
+    return await asyncio.get_running_loop().run_in_executor(threads, partial(function, *arguments, **settings))
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def status_of(error: Exception) -> tuple[int, dict[str, str]]:
+    """The status that an error of accounts is answered with, and its headers."""
+    if isinstance(error, StoreUnavailable):
+        return 503, RETRY_AFTER
+    return STATUS.get(type(error), 422), {"Retry-After": str(error.seconds)} if isinstance(error, TooManyTries) else {}
+
+
+def _status(error: Exception) -> dict[str, Any]:
+    status, headers = status_of(error)
+    return {"status": status, "headers": headers}
+
+
+def _come_in(request: Request, service: AnnotationService, token: str) -> Response:
+    """To the work, under a new token; whoever used this browser before is out."""
+    _end_session(request, service)
+    response = RedirectResponse(START, 303)
+    secure = request.app.state.site.secure
+    response.set_cookie(cookie_name(service), token, httponly=True, samesite="strict", path="/", secure=secure)
+    return response
+
+
+def _end_session(request: Request, service: AnnotationService) -> None:
+    token = request.cookies.get(cookie_name(service))
+    if token:
+        service.sign_out(token)
+
+
+def _login_form(
+    accounts: Accounts,
+    name: str = "",
+    error: str = "",
+    asks_password: bool = False,
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    asks_password = asks_password or accounts.passwords_required
+    is_open = not accounts.passwords_required
+    # a store that cannot be reached has no more to say
+    everybody = status != 503 and is_open and not accounts.has_manager()
+    note = "The same name finds your work again. Judgments carry a pseudonym, not the name."
+    fields = {
+        "name": name,
+        "error": error,
+        "note": f"{note} {EVERYBODY_MANAGES}" if everybody else note,
+        "password_off": "" if asks_password else "hidden disabled",
+        "name_focus": "" if asks_password and name else "autofocus",
+        "password_focus": "autofocus" if asks_password and name else "",
+    }
+    return _page("login.html", fields, status, headers)
+
+
+def _invite_form(
+    accounts: Accounts,
+    token: str,
+    name: str = "",
+    error: str = "",
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    found = accounts.invite_of(token)
+    where = f"to {found.campaign}" if found.campaign else "to judge responses"
+    fields = {"name": name, "error": error, "lead": f"You are invited {where} as {found.role}.", "form_off": ""}
+    return _page("invite.html", fields, status, headers)
+
+
+def _no_invite(error: Exception) -> Response:
+    fields = {"name": "", "error": _sentence(error), "lead": "", "form_off": "hidden"}
+    return _page("invite.html", fields, *status_of(error))
+
+
+def _password_form(name: str, error: str = "", *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return _page("password.html", {"name": name, "error": error}, status, headers)
+
+
+def _page(file: str, fields: dict[str, str], status: int, headers: dict[str, str] | None) -> Response:
+    page = Template((STATIC / file).read_text(encoding="utf-8"))
+    escaped = {key: html.escape(value) for key, value in fields.items()}
+    filled = page.substitute(escaped, shortest=str(SHORTEST), invalid="true" if fields["error"] else "false")
+    # a name can hold what UTF-8 cannot, and is shown all the same
+    return HTMLResponse(filled.encode("utf-8", "replace"), status, headers)
+
+
+def _sentence(error: Exception) -> str:
+    words = str(error)
+    return words[:1].upper() + words[1:] + "."
