@@ -81,22 +81,54 @@ class Store:
             StoreError: the URL is of another kind, the file is no database, the database belongs to something else
                 or was written by a later version, or it cannot be reached.
         """
-        parsed = _parse(url)
-        if parsed.get_backend_name() == "sqlite":
-            _check_file(Path(str(parsed.database)), create=create)
-        store = cls(_engine(parsed))
+        store = cls._connected(url, create=create)
         try:
             with store.writing() as connection:
-                _migrate(connection, store.address)
+                migrate(connection, store.address)
                 store.id = connection.execute(sa.select(identity.c.id)).scalar_one()
         except (StoreError, StoreUnavailable) as error:
             store.close()
             raise error if isinstance(error, StoreError) else StoreError(f"store {store.address}: {error}") from None
         except sa.exc.DatabaseError as error:
             store.close()
-            reason = str(error.orig).strip().partition("\n")[0]
-            raise StoreError(f"store {store.address}: {reason}; name an annotation store, or a new file") from None
+            raise _unusable(store.address, error) from None
         return store
+
+    @classmethod
+    @contextmanager
+    def connect(cls, url: str) -> Iterator[Store]:
+        """A database as it is, its tables not brought up to date, or not there yet; closed at the end.
+
+        Raises:
+            StoreError: as `open`.
+        """
+        store = cls._connected(url, create=True)
+        try:
+            yield store
+        except sa.exc.DatabaseError as error:
+            raise _unusable(store.address, error) from None
+        finally:
+            store.close()
+
+    @classmethod
+    def _connected(cls, url: str, *, create: bool) -> Store:
+        parsed = _parse(url)
+        if parsed.get_backend_name() == "sqlite":
+            _check_file(Path(str(parsed.database)), create=create)
+        return cls(_engine(parsed))
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """A transaction that reads, all of it as of one moment, however long it takes.
+
+        Raises:
+            StoreUnavailable: the database is busy or away.
+        """
+        engine = self.engine
+        if engine.dialect.name == "postgresql":  # SQLite's reading transactions are so anyway
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with _named_troubles(), engine.begin() as connection:
+            yield connection
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -146,6 +178,11 @@ class Store:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _unusable(address: str, error: sa.exc.DatabaseError) -> StoreError:
+    reason = str(error.orig).strip().partition("\n")[0]
+    return StoreError(f"store {address}: {reason}; name an annotation store, or a new file")
 
 
 def _parse(url: str) -> sa.URL:
@@ -242,8 +279,12 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _migrate(connection: sa.Connection, address: str) -> None:
-    """Run the migrations that the database has not seen, in the transaction of the caller."""
+def migrate(connection: sa.Connection, address: str, to: str = "head") -> None:
+    """Run the migrations that the database has not seen, in the transaction of the caller.
+
+    Raises:
+        StoreError: the database belongs to something else, or a later version wrote it.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": VERSION_TABLE})
     tables = sa.inspect(connection).get_table_names()
@@ -263,9 +304,9 @@ def _migrate(connection: sa.Connection, address: str) -> None:
         except CommandError:
             fix = f"this one knows up to {scripts.get_current_head()}: update rlhf-loop"
             raise StoreError(f"store {address} was written by a later version (schema {current}); {fix}") from None
-        if current == scripts.get_current_head():
+        if current in (to, scripts.get_current_head()):
             return
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
 
 
 @contextmanager
