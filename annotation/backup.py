@@ -1,7 +1,7 @@
 """Backups: all rows of a store in one file, taken while it is in use, and put into a new store of either database.
 
-The file is gzipped JSON Lines: a header, every row as `[table, {column: value}]`, and a last line with the counts of rows
-and a hash of all lines before it, without which a file is refused as cut off. So a store also moves from SQLite to
+The file is gzipped JSON Lines: a header, every row as `[table, {column: value}]`, and a last line with the number of
+rows and a hash of all lines before it, without which a file is refused as cut off. So a store also moves from SQLite to
 PostgreSQL, or the other way.
 """
 
@@ -151,7 +151,8 @@ def _load(connection: sa.Connection, lines: Iterator[Any]) -> dict[str, int]:
 
 def _grouped(lines: Iterator[Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Rows that follow each other, of one table, a few hundred at a time."""
-    name, rows = "", []
+    name = ""
+    rows: list[dict[str, Any]] = []
     for table, row in lines:
         if rows and (table != name or len(rows) == ROWS_AT_A_TIME):
             yield name, rows

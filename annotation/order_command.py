@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from annotation.arguments import STORE_HELP, Parser
 from annotation.campaigns import by_name, change
 from annotation.importing import DEFAULT_CAMPAIGN
 from annotation.store import Store
@@ -18,12 +18,11 @@ from rlhf.data.comparisons import Comparison, Message, Response
 
 def order_main(arguments: Sequence[str]) -> None:
     """Score what is left with a reward model if one is named, rate it, and let the campaign go by that order."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rlhf annotate order",
-        allow_abbrev=False,
         description="Ask first where reward models or annotators disagree, or policies were hardly compared.",
     )
-    parser.add_argument("--store", required=True, metavar="URL", help="as of rlhf annotate")
+    parser.add_argument("--store", required=True, metavar="URL", help=STORE_HELP)
     parser.add_argument("--campaign", default=DEFAULT_CAMPAIGN, help=f"its name; default {DEFAULT_CAMPAIGN}")
     parser.add_argument("--reward_model", help="a run of rlhf reward, best with several members: scores what is left")
     for name, value in vars(Weights()).items():
