@@ -11,12 +11,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-MARKS = ("external_id", "_server_id")
+# Argilla 1 keeps the answers to a question in a column of its own, and beside it what was suggested.
+MARKS = ("external_id", "_server_id", "metadata")
+MARKED = (".responses", "-suggestion", "-suggestion-metadata")
 
 
 def is_record(row: Mapping[str, Any]) -> bool:
     """Whether a row is a record: with its fields in an object, or flat with Argilla's own columns."""
-    is_flat = any(name in row for name in MARKS) or any(name.endswith(".responses") for name in row)
+    is_flat = any(name in row for name in MARKS) or any(name.endswith(MARKED) for name in row)
     return isinstance(row.get("fields"), Mapping) or ("fields" in row and "responses" in row) or is_flat
 
 

@@ -53,8 +53,7 @@ def row_form(row: Mapping[str, Any]) -> str:
     Raises:
         FieldError: none; or there is a prompt and nothing to be judged.
     """
-    columns = _numbered(row)
-    if is_record(row) and (columns or "fields" in row):
+    if "fields" in row and is_record(row):
         return "argilla"
     if "completions" in row or "generations" in row or _is_list_of_answers(row):
         return "ultrafeedback"
@@ -62,8 +61,8 @@ def row_form(row: Mapping[str, Any]) -> str:
         return "comparisons"
     if "chosen" in row or "rejected" in row:
         return "hh" if is_transcript(row) else "trl"
-    if columns:
-        return "columns"
+    if _numbered(row):
+        return "argilla" if is_record(row) else "columns"
     if any(name in row for name in PROMPTS):
         raise FieldError("responses", "missing", SAMPLE_FIRST)
     found = ", ".join(repr(name) for name in list(row)[:8]) or "no fields"

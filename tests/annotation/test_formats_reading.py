@@ -108,6 +108,11 @@ def test_pairs_are_read_as_the_trainers_read_them(save: Save, tmp_path: Path) ->
     assert [item.comparison.id for item in read_items(tmp_path / "again.jsonl")] == [row.id for row in expected]
 
 
+def test_other_columns_of_a_pair_are_left_out(save: Save) -> None:
+    path = save("rows.jsonl", lines(PAIR | {"answer_2": "x", "turns": 1, "metadata": {"gold": "tie"}}))
+    assert read_items(path) == [Item(JUDGED)]
+
+
 def test_gold_and_usefulness_stand_beside_the_comparison(save: Save) -> None:
     native = {"prompt": "Why?", "responses": [{"text": "Because."}, {"text": "No."}]}
     path = save(
@@ -608,11 +613,12 @@ def test_json_lists_of_any_rows(save: Save) -> None:
 
 
 def test_parquet_with_texts_and_nested_rows(tmp_path: Path) -> None:
-    rows = [BECAUSE.to_dict() | {"gold": {"ranks": [1, 2]}}, Comparison(WHY, RANKED, (1, 2), source="s").to_dict()]
+    judged = Comparison(WHY, RANKED, (1, 2), source="s").to_dict()
+    rows = [judged | {"gold": None}, BECAUSE.to_dict() | {"gold": {"ranks": [1, 2]}}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "native.parquet")
     assert read_items(tmp_path / "native.parquet") == [
-        Item(BECAUSE, gold=(1, 2)),
         Item(Comparison(WHY, RANKED, (1, 2), source="s")),
+        Item(BECAUSE, gold=(1, 2)),
     ]
     table = pa.Table.from_pylist([COLUMNS | {"gold": 1.0, "usefulness": 2.0}, COLUMNS | {"gold": float("nan")}])
     pq.write_table(table.append_column("vector", pa.array([[0.5]] * 2)), tmp_path / "columns.parquet")
@@ -714,6 +720,17 @@ def test_only_paths_on_this_machine_are_read(save: Save, tmp_path: Path) -> None
     assert "nothing to import was given" in refuse([])
     assert "neither file nor folder" in refuse("/dev/null")
     assert "split is 'train', and no folder was named" in refuse(save("a.jsonl", lines(PAIR)), split="train")
+
+
+def test_the_examples_of_the_page_are_read(save: Save) -> None:
+    page = (REPOSITORY / "docs/annotation_formats.md").read_text(encoding="utf-8")
+    examples = re.findall(r"\*\*`(\w+)`\*\*.*?```(json|csv)\n(.*?)```", page.split("## Out")[0], re.DOTALL)
+    assert [form for form, _, _ in examples] == list(FORMS)
+    for form, ending, text in examples:
+        item = only(read_items(save(f"rows.{ending}l" if ending == "json" else "rows.csv", text)))
+        assert item == only(read_items(save(f"{form}.{ending}", text if ending == "csv" else f"[{text}]"), form=form))
+        assert item.comparison.prompt == (Message("user", "Why is the sky blue?"),)
+        assert item.comparison.responses[0].text == "Air scatters blue light."
 
 
 # Anything at all
