@@ -71,7 +71,7 @@ def check_password(password: str, name: str) -> None:
         raise InvalidPassword(f"the password must have {SHORTEST} to {LONGEST} characters; {hint}")
     own = _normal(name).casefold().replace(" ", "")
     rest = plain.replace(" ", "")
-    if own and not rest.replace(own, "").strip("0123456789!?.-_"):
+    if own and own in rest and not rest.replace(own, "").strip("0123456789!?.-_"):
         raise InvalidPassword("the password is the name itself; choose another one")
     letters = "".join(character for character in rest if character.isalpha() or character in "@0")
     if len(set(rest)) <= 2 or rest in DIGITS or rest in DIGITS[::-1] or {rest, letters.rstrip("0")} & COMMON:
