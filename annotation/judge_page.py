@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import json
 import os
 import sys
 import threading
@@ -34,10 +35,26 @@ CHECKED = "rlhf.annotator"  # in the scope of a request whose session is valid
 _IMPORTING = threading.Lock()
 
 JS_ON_LOAD = "import('/static/judge.js').then((judge) => judge.start(element));"
-HEAD = (
-    '<link rel="stylesheet" href="/static/judge.css"><link rel="modulepreload" href="/static/judge.js">'
-    '<link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
-)
+STYLES = ("judge.css", "screens.css", "rendered.css")
+LANGUAGES = ("en", "de")
+
+
+def _head() -> str:
+    """Links to all that the page is made of, so that the browser asks for it at once."""
+    styles = [name for name in STYLES if (STATIC / name).exists()]
+    scripts = sorted(path.name for path in STATIC.glob("*.js"))
+    return "".join(
+        (
+            *(f'<link rel="stylesheet" href="/static/{name}">' for name in styles),
+            *(f'<link rel="modulepreload" href="/static/{name}">' for name in scripts),
+            '<link rel="icon" href="/static/icon.svg" type="image/svg+xml">',
+        )
+    )
+
+
+def _words(language: str) -> dict[str, str]:
+    """What the page says in a language; its scripts read the same file."""
+    return json.loads((STATIC / f"strings.{language}.json").read_text(encoding="utf-8"))
 
 
 def check_environment() -> None:
@@ -53,14 +70,16 @@ def check_environment() -> None:
 def build() -> FastAPI:
     """The page as an app of its own, with every setting said here and none taken from the environment."""
     gr = gradio()
+    i18n = gr.I18n(**{language: _words(language) for language in LANGUAGES})
     with gr.Blocks(analytics_enabled=False, title="Annotate", fill_width=True) as blocks:
         gr.HTML(
             html_template=(STATIC / "card.html").read_text(encoding="utf-8"),
             js_on_load=JS_ON_LOAD,
+            label=i18n("sheet.label"),
             apply_default_css=False,
             elem_id="judge-page",
         )
-    return mounted(gr, blocks, PATH, head=HEAD, i18n=None)
+    return mounted(gr, blocks, PATH, head=_head(), i18n=i18n)
 
 
 def mounted(gr: Any, blocks: Any, path: str, *, head: str, i18n: Any, max_file_size: int = 1) -> FastAPI:

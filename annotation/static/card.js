@@ -1,120 +1,93 @@
-// What is seen of one item: the prompt, its responses, and the controls to judge them.
+// What is seen of one item: the prompt, its responses, and what others said of them. Made before it is shown.
 
-import { element, keyButton, verbatim } from "./element.js";
+import { element, rendered, verbatim } from "./element.js";
+import { inWords, letter } from "./judgment.js";
+import { t } from "./words.js";
 
-const ROLES = { system: "System", user: "User", assistant: "Assistant" };
-const HOW_MUCH = { 1: "slightly better", 2: "better", 3: "much better" };
+const ROLES = ["system", "user", "assistant"];
 
-export const letter = (index) => String.fromCharCode(65 + index);
-
-/** "A is much better", "tie": a judgment in words. */
-export function inWords(kind, ranks, strength) {
-  if (kind === "skip") return "skipped";
-  if (ranks.length === 2) {
-    if (ranks[0] === ranks[1]) return "tie";
-    return `${letter(ranks[0] < ranks[1] ? 0 : 1)} is ${HOW_MUCH[strength] ?? "better"}`;
-  }
-  const order = ranks.map((rank, index) => [rank, letter(index)]).sort((one, other) => one[0] - other[0]);
-  return order.map(([rank, name], at) => (at === 0 ? name : `${rank === order[at - 1][0] ? " = " : " > "}${name}`)).join("");
+/** The nodes of a card: `{prompt, opinions, responses}`. */
+export function cardNodes(card) {
+  const { edits } = card.settings ?? {};
+  return {
+    prompt: promptParts(card.prompt, card.html?.prompt),
+    opinions: (card.opinions ?? []).length > 0 ? [opinionList(card.opinions)] : [],
+    responses: card.responses.map((text, index) => responseCard(text, card.html?.responses?.[index], index, card.responses.length, edits)),
+  };
 }
 
-/** Ranks as the trainers read them: 1 + the number of responses that are strictly better. */
-export function standardRanks(ranks) {
-  return ranks.map((rank) => 1 + ranks.filter((other) => other < rank).length);
+/** A text in both views; which one is seen is up to the sheet. */
+function views(text, html) {
+  const plain = verbatim(text, "content");
+  return html === undefined || html === null ? [plain] : [plain, rendered(html, "markdown")];
 }
 
-export function promptParts(messages) {
-  const turns = messages.map(turn);
+function promptParts(messages, html) {
+  const turns = messages.map((message, at) => turn(message, html?.[at]));
   const earlier = turns.slice(0, -1);
   if (earlier.length === 0) return turns;
-  const count = earlier.length === 1 ? "1 earlier message" : `${earlier.length} earlier messages`;
-  return [element("details", { class: "earlier" }, element("summary", {}, count), ...earlier), turns.at(-1)];
+  return [element("details", { class: "earlier" }, element("summary", {}, t("prompt.earlier", { count: earlier.length })), ...earlier), turns.at(-1)];
 }
 
-function turn(message) {
-  const role = ROLES[message.role] ?? message.role;
-  return element("div", { class: `turn ${message.role in ROLES ? message.role : ""}` }, element("h3", {}, role), verbatim(message.content, "content"));
+function turn(message, html) {
+  const known = ROLES.includes(message.role);
+  const role = known ? t(`role.${message.role}`) : message.role;
+  return element("div", { class: `turn two-views ${known ? message.role : ""}` }, element("h2", { class: "label" }, role), ...views(message.content, html));
 }
 
-export function responseCards(responses) {
-  return responses.map((text, index) => responseCard(text, index, responses.length));
-}
-
-function responseCard(text, index, count) {
-  const name = `Response ${letter(index)}`;
-  const badge = element("span", { class: "rank" });
-  const head = element("h3", {}, element("span", { class: "letter", "aria-hidden": "true" }, letter(index)), element("span", {}, name), badge);
-  const card = element("article", { class: "response", "data-index": index, "aria-label": name }, head, verbatim(text, "content"));
+function responseCard(text, html, index, count, edits) {
+  const name = t("response.name", { letter: letter(index) });
+  const label = element("span", { class: "letter", "aria-hidden": "true" }, letter(index));
+  const head = element("header", { class: "label" }, label, element("h2", {}, name), element("span", { class: "edited" }), element("span", { class: "rank" }));
+  if (edits) {
+    const said = t("edit.name", { letter: letter(index) });
+    head.append(element("button", { type: "button", class: "quiet", "data-do": `edit:${index}`, "aria-label": said }, t("edit.this")));
+  }
+  const card = element("article", { class: "response two-views", "data-index": index, "aria-label": name }, head, ...views(text, html));
   if (count > 2) card.append(rankButtons(index, count));
   return card;
 }
 
 function rankButtons(index, count) {
   const buttons = Array.from({ length: count }, (_, at) => {
-    const attributes = { "data-do": `set:${index}:${at + 1}`, "aria-pressed": "false", "aria-label": `Rank ${at + 1}` };
+    const attributes = { "data-do": `set:${index}:${at + 1}`, "aria-pressed": "false", "aria-label": t("rank.set", { rank: at + 1 }) };
     return element("button", { type: "button", ...attributes }, element("kbd", {}, String(at + 1)));
   });
-  const group = { class: "ranks", role: "group", "aria-label": `Rank of response ${letter(index)}` };
-  return element("div", group, element("span", { class: "hint", "aria-hidden": "true" }, "best"), ...buttons, element("span", { class: "hint", "aria-hidden": "true" }, "worst"));
+  const group = { class: "ranks", role: "group", "aria-label": t("rank.of", { letter: letter(index) }) };
+  const hint = (text) => element("span", { class: "hint", "aria-hidden": "true" }, text);
+  return element("div", group, hint(t("rank.best")), ...buttons, hint(t("rank.worst")));
 }
 
-export function controls(numResponses) {
-  const choice = numResponses === 2 ? [pairScale()] : [rankingControls()];
-  const aside = element("div", { class: "aside" }, keyButton("S", "Skip", "skip"), keyButton("U", "Undo", "undo"));
-  return [...choice, aside, skipForm()];
-}
-
-function pairScale() {
-  const side = (index, keys, strengths) =>
+function opinionList(opinions) {
+  const rows = opinions.map((opinion) =>
     element(
-      "div",
-      { class: "side", role: "group", "aria-label": `Response ${letter(index)} is better` },
-      element("span", { class: "side-name", "aria-hidden": "true" }, `${letter(index)} is`),
-      ...keys.map((key, at) => {
-        const action = `pair:${index}:${strengths[at]}`;
-        const said = `Response ${letter(index)} is ${HOW_MUCH[strengths[at]]}`;
-        return keyButton(key, HOW_MUCH[strengths[at]], action, { class: `strength-${strengths[at]}`, "aria-label": said });
-      }),
-    );
-  const tie = element("div", { class: "side middle" }, element("span", { class: "side-name" }), keyButton("T", "tie", "tie", { "aria-label": "Tie" }));
-  return element("div", { class: "scale" }, side(0, ["1", "2", "3"], [3, 2, 1]), tie, side(1, ["8", "9", "0"], [1, 2, 3]));
-}
-
-function rankingControls() {
-  const save = keyButton("Enter", "Save ranking", "save", { class: "primary" });
-  return element("div", { class: "ranking" }, save, keyButton("Backspace", "Clear", "clear"));
-}
-
-function skipForm() {
-  const input = { id: "skip-reason", name: "reason", maxlength: "1000", placeholder: "Reason (optional)", autocomplete: "off", dir: "auto", "aria-label": "Why do you skip this item? Optional" };
-  return element(
-    "form",
-    { class: "skip-form", hidden: true },
-    element("input", input),
-    element("button", { class: "primary" }, element("kbd", { "aria-hidden": "true" }, "Enter"), element("span", {}, "Skip this item")),
-    element("button", { type: "button", "data-do": "cancel" }, element("kbd", { "aria-hidden": "true" }, "Esc"), element("span", {}, "Cancel")),
+      "li",
+      {},
+      element("span", { class: "letter", "aria-hidden": "true" }, opinion.who),
+      element("div", {}, element("strong", {}, inWords(opinion)), opinion.rationale ? verbatim(opinion.rationale, "why") : null),
+    ),
   );
+  return element("div", {}, element("h2", { class: "label" }, t("opinions.title", { count: opinions.length })), element("ol", {}, ...rows));
 }
 
-/** Show ranks, the cursor and whether all is ranked. */
-export function paintRanks(root, ranks, cursor) {
+/** Show ranks, the cursor, what is edited, and whether all is ranked. */
+export function paintDraft(root, draft) {
+  const { ranks, cursor, edits, isPair } = draft;
   root.querySelectorAll(".response").forEach((card, index) => {
+    card.querySelector(".edited").textContent = index in edits ? t("edit.done") : "";
+    if (isPair) return;
     const rank = ranks[index];
     card.dataset.cursor = String(index === cursor);
     card.dataset.ranked = String(rank !== null);
-    card.querySelector(".rank").textContent = rank === null ? "" : `rank ${rank}`;
+    card.querySelector(".rank").textContent = rank === null ? "" : t("rank.is", { rank });
     card.querySelectorAll(".ranks button").forEach((button, at) => button.setAttribute("aria-pressed", String(rank === at + 1)));
   });
-  const save = root.querySelector('[data-do="save"]');
-  if (save) save.setAttribute("aria-disabled", String(ranks.includes(null)));
+  root.querySelector('[data-do="save"]')?.setAttribute("aria-disabled", String(ranks.includes(null)));
 }
 
-/** Mark the button of what was said before it was taken back. */
-export function paintPrevious(root, previous) {
-  root.querySelectorAll(".scale [data-previous]").forEach((button) => delete button.dataset.previous);
-  if (previous?.kind !== "ranking" || previous.ranks.length !== 2) return;
-  const [left, right] = previous.ranks;
-  const action = left === right ? "tie" : `pair:${left < right ? 0 : 1}:${previous.strength}`;
-  const button = root.querySelector(`.scale [data-do="${CSS.escape(action)}"]`);
-  if (button) button.dataset.previous = "true";
+/** Blocks that are wider than their place can be scrolled by keyboard. */
+export function makeScrollable(root) {
+  for (const block of root.querySelectorAll(".rendered *")) {
+    if (block.scrollWidth > block.clientWidth && ["auto", "scroll"].includes(getComputedStyle(block).overflowX)) block.tabIndex = 0;
+  }
 }

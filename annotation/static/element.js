@@ -1,5 +1,7 @@
 // Elements are made here and nowhere else: a string can only become text or the value of an attribute we name.
 
+import { t } from "./words.js";
+
 /** An element with attributes and children; children that are strings become text nodes. */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -14,16 +16,37 @@ export function element(tag, attributes = {}, ...children) {
 /** Text that someone else wrote, as it is: line breaks and spaces kept, its own writing direction, closed off. */
 export function verbatim(text, className) {
   const made = element("div", { class: `verbatim ${className}`, dir: "auto" }, text);
-  if (text.trim() === "") made.dataset.blank = "true";
+  if (text.trim() === "") made.dataset.blank = t("text.empty");
   return made;
 }
 
-/** A button for a key: what it says, and the key that does the same. */
+/**
+ * Someone's Markdown as the server shows it. The only place where a string becomes markup: all of it has been through
+ * annotation.rendering, which lets nothing through that could act or ask another machine for anything.
+ */
+export function rendered(html, className) {
+  const made = element("div", { class: `rendered ${className}`, dir: "auto" });
+  made.innerHTML = html;
+  return made;
+}
+
+/** Words that came, went or stayed from one text to another. */
+export function difference(parts, className) {
+  const tags = { insert: "ins", delete: "del", equal: "span" };
+  return element("div", { class: `verbatim ${className}`, dir: "auto" }, ...parts.map(([kind, text]) => element(tags[kind], {}, text)));
+}
+
+/** A button that says what it does. */
+export function button(label, action, attributes = {}) {
+  return element("button", { type: "button", "data-do": action, ...attributes }, label);
+}
+
+/** A button for a key: what it says, and the key that does the same (null where none does). */
 export function keyButton(key, label, action, attributes = {}) {
   return element(
     "button",
     { type: "button", "data-do": action, "aria-keyshortcuts": key, ...attributes },
-    element("kbd", { "aria-hidden": "true" }, key),
+    key === null ? null : element("kbd", { "aria-hidden": "true" }, key),
     element("span", {}, label),
   );
 }

@@ -1,394 +1,225 @@
-// The judge page. One loop, `sync`, does all that needs the server, one thing after the other: find out who works
-// here, send what is unsent, take back what is to be taken back, fetch cards until two are here: one is shown, and
-// the next one is ready to be. What fails is tried again later; nothing that was judged is forgotten meanwhile.
+// The page of an annotator: its screens, its menu and dialogs, and where keys and clicks go.
 
-import { controls, inWords, paintPrevious, paintRanks, promptParts, responseCards, standardRanks } from "./card.js";
-import { element } from "./element.js";
-import { actionOf, helpRows } from "./keys.js";
-import { Outbox } from "./outbox.js";
-import { Refused, Unreachable, call } from "./rest.js";
-import { ActiveClock, tabId } from "./tab.js";
+import { Desk } from "./desk.js";
+import { Guidelines } from "./guidelines.js";
+import { History } from "./history.js";
+import { Judging } from "./judging.js";
+import { KeyMap, pressed } from "./keys.js";
+import { Live } from "./live.js";
+import { KeyMapEditor, helpRows, setUpMenu } from "./menu.js";
+import { gate, message } from "./message.js";
+import { Refused, Unreachable } from "./rest.js";
+import { applyTheme, readSetting, writeSetting } from "./settings.js";
+import { ActiveClock } from "./tab.js";
+import { Voice } from "./voice.js";
+import { speak, t, translate } from "./words.js";
+import { Work } from "./work.js";
 
-const CARDS_AHEAD = 2;
-const RENEW_MS = 60_000;
-const AWAY_MS = 10 * 60_000; // whoever does nothing for longer lets the leases run out
-const LOOK_AGAIN_MS = 30_000;
-const RETRY_SECONDS = [0.5, 1, 2, 4, 8, 15];
-const SETTLE_MS = 250; // a second click or a bouncing key does not judge the card that has just come
+const JUDGING = { judge: "work", adjudicate: "adjudication" }; // screens with cards, and which
+const DIALOGS = { help: "help", guidelines: "guide" }; // that their key closes as well
+const ADJUDICATORS = ["adjudicator", "manager"];
 
-export function start(component) {
-  const judge = new Judge(component.querySelector(".judge"));
-  judge.open();
+export async function start(component) {
+  applyTheme();
+  await speak();
+  const page = new Page(component.querySelector(".judge"));
+  await page.open();
 }
 
-class Judge {
+class Page {
   constructor(root) {
     this.root = root;
-    this.cards = []; // the first one is on the screen
-    this.shown = null;
-    this.ranks = [];
-    this.cursor = 0;
-    this.previous = null;
-    this.undoing = null;
-    this.progress = null;
-    this.trouble = null;
-    this.attempt = 0;
-    this.failed = 0;
-    this.outbox = null;
-    this.clock = new ActiveClock();
+    this.screen = "judge";
+    this.can = {}; // what the server offers
+    this.keys = new KeyMap("");
     this.keysOn = readSetting("rlhf.keys") !== "off";
+    this.clock = new ActiveClock();
+    this.voice = new Voice(root);
+    this.desk = new Desk(this.clock, this.voice, {
+      met: () => this.#met(),
+      shown: (previous) => this.#shown(previous),
+      arrived: (card) => this.judging.prepare(card),
+      painted: () => this.#paint(),
+    });
+    this.judging = new Judging(root, this.desk, this.voice, this.clock, this);
+    this.screens = { history: new History(this), work: new Work(this), guidelines: new Guidelines(this), live: new Live(this) };
+    // Gradio's frame has a landmark of its own around ours
+    for (let outer = root.parentElement; outer; outer = outer.parentElement) if (outer.matches("main")) outer.setAttribute("role", "none");
   }
 
   async open() {
-    this.root.querySelector(".controls").replaceChildren(...controls(2));
+    this.#translate();
     this.#listen();
-    this.#paintKeys();
-    this.client = await tabId();
-    await this.sync();
-    setInterval(() => this.#renew(), RENEW_MS);
-    setInterval(() => this.cards.length === 0 && !document.hidden && this.sync(), LOOK_AGAIN_MS);
+    await this.desk.open();
   }
 
-  // ---- with the server -------------------------------------------------------------------------------------
+  // ---- screens ---------------------------------------------------------------------------------------------
 
-  async sync() {
-    if (this.ended) return;
-    if (this.syncing) {
-      this.again = true;
-      return;
+  /** Whether cards are on the screen. */
+  get showsCards() {
+    return this.screen in JUDGING;
+  }
+
+  go(screen) {
+    if (location.hash === `#${screen}`) this.#route();
+    else location.hash = screen;
+  }
+
+  /** Put a card in front of the annotator, from whichever screen. */
+  judge(card, previous) {
+    this.desk.put(card, previous);
+    this.go(card.kind === "adjudication" ? "adjudicate" : "judge");
+    this.desk.sync();
+  }
+
+  /** A card was judged. */
+  judged(card, judgment) {
+    if (card.kind !== "live") return;
+    this.screens.live.judged(card, judgment);
+    this.go("live");
+  }
+
+  /** The server does not have a screen. */
+  missing(screen) {
+    this.can[screen] = false;
+    this.#paintLinks();
+    this.go("judge");
+  }
+
+  #route() {
+    const wanted = location.hash.slice(1);
+    const screen = this.#isThere(wanted) ? wanted : "judge";
+    const before = this.screen;
+    if (before !== screen) this.screens[before]?.close();
+    this.screen = screen;
+    this.root.dataset.screen = screen in JUDGING ? "judge" : screen;
+    for (const [name, { place }] of Object.entries(this.screens)) place.hidden = name !== screen;
+    for (const link of this.root.querySelectorAll(".screens a")) {
+      if (link.hash === `#${screen}`) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
     }
-    this.syncing = true;
-    clearTimeout(this.timer);
+    document.title = t("page.title_of", { screen: t(`nav.${screen}`) });
+    if (screen in JUDGING) {
+      this.desk.turnTo(JUDGING[screen]);
+      this.judging.focus();
+    } else {
+      window.scrollTo(0, 0);
+      this.screens[screen].place.focus({ preventScroll: true });
+      this.screens[screen].open();
+    }
+    this.#paint();
+  }
+
+  #isThere(screen) {
+    return screen === "judge" || (this.desk.annotator !== null && this.can[screen] === true);
+  }
+
+  /** The annotator is known. */
+  async #met() {
+    const { annotator } = this.desk;
+    this.root.querySelector(".who").textContent = annotator.name;
+    this.keys = new KeyMap(annotator.id);
+    this.editor = new KeyMapEditor(this.root.querySelector(".keymap"), this.keys, () => this.#keysChanged());
+    this.#keysChanged();
+    await this.#discover();
+    this.#paintLinks();
+    this.judging.renderExtras();
+    this.#route();
+  }
+
+  /** Which screens the server has, so that none is asked for in vain. */
+  async #discover() {
     try {
-      do {
-        this.again = false;
-        await this.#round();
-      } while (this.again);
-      this.attempt = 0;
-      this.trouble = null;
+      const { paths } = await (await fetch("/openapi.json")).json();
+      const has = (path) => `/api/v1/${path}` in paths;
+      const { role } = this.desk.annotator;
+      this.can = {
+        history: has("history"),
+        work: has("work"),
+        guidelines: has("work"),
+        diff: has("diff"),
+        adjudicate: has("adjudication/next") && ADJUDICATORS.includes(role),
+        live: has("live") && (await Live.isOffered(this.desk)),
+      };
     } catch (error) {
-      this.#failed(error);
-    } finally {
-      this.syncing = false;
-      this.#paint();
+      if (error instanceof Refused || error instanceof Unreachable) return;
+      // there is no description, or it cannot be read: what the first version had is there
     }
   }
 
-  async #round() {
-    if (!this.annotator) this.#meet(await call("progress", { method: "GET" }));
-    const left = await this.#send();
-    // the newest judgment may be the one that is still here: not before it is saved
-    if (this.undoing && !left) await this.#takeBack();
-    await this.#fetchCards();
-    if (left) throw left;
-  }
-
-  #meet(answer) {
-    this.annotator = answer.annotator;
-    this.progress = answer.progress;
-    this.root.querySelector(".who").textContent = this.annotator.name;
-    this.outbox = new Outbox(this.annotator.id, (body) => this.#call("judgments", body, { keepalive: true }));
-  }
-
-  #call(path, body, options = {}) {
-    return call(path, { body: { client: this.client, ...body }, annotator: this.annotator.id, ...options });
-  }
-
-  async #send() {
-    let missed = false;
-    return this.outbox.drain({
-      saved: (entry, answer) => {
-        this.progress = answer.progress;
-        this.#answered();
-        this.#say(`Saved: ${entry.said}`, "saved");
-        this.#paint();
-      },
-      refused: (entry, error) => {
-        this.#notice(`Not saved (${entry.said}): ${error.message}`);
-        this.#paint();
-        missed = true;
-      },
-    });
-    // what else this tab has may be with somebody else too
-    if (missed) setTimeout(() => this.#renew());
-  }
-
-  async #takeBack() {
-    const undo = this.undoing;
-    undo.sent = true;
-    try {
-      const { undone, progress } = await this.#call("undo", { id: undo.id });
-      this.progress = progress;
-      if (undone === null) {
-        this.#say("There is nothing to undo");
-      } else if (undone.card === null) {
-        this.#say("Taken back: skipped. Somebody else has the item now");
-      } else {
-        this.cards = [undone.card, ...this.cards.filter((card) => card.item_id !== undone.card.item_id)];
-        this.#show(undone.previous);
-        this.#say(`Taken back: ${inWords(undone.previous.kind, undone.previous.ranks ?? [], undone.previous.strength)}. Judge it again`);
-      }
-    } catch (error) {
-      if (!(error instanceof Refused) || error.status === 401) throw error;
-      this.#notice(`Not taken back: ${error.message}`);
-    }
-    this.undoing = null;
-  }
-
-  async #fetchCards() {
-    while (this.cards.length < CARDS_AHEAD) {
-      const known = this.cards.map((card) => card.item_id);
-      const { card, progress } = await this.#call("next", { exclude: [...known, ...this.outbox.items] });
-      this.progress = progress;
-      this.#answered();
-      if (card === null) break;
-      // an answer that was on its way while this one was asked for may have brought or judged it
-      if ([...this.cards.map((other) => other.item_id), ...this.outbox.items].includes(card.item_id)) continue;
-      this.cards.push(card);
-      if (this.cards.length === 1) this.#show();
-    }
-    this.looked = true;
-  }
-
-  #answered() {
-    this.attempt = 0;
-    this.trouble = null;
-  }
-
-  #failed(error) {
-    if (error instanceof Refused && error.status === 401) {
-      this.ended = error.message;
-      this.undoing = null;
-      return;
-    }
-    if (!(error instanceof Unreachable)) console.error(error);
-    const message = error instanceof Unreachable || error instanceof Refused ? error.message : "The page failed at this";
-    const seconds = Math.max(RETRY_SECONDS[Math.min(this.attempt, RETRY_SECONDS.length - 1)], error.seconds ?? 0);
-    this.attempt += 1;
-    this.trouble = message;
-    // a little apart, so that all tabs of a team do not come back at the same moment
-    this.timer = setTimeout(() => this.sync(), seconds * 1000 * (1 + Math.random() / 4));
-  }
-
-  async #renew() {
-    const ids = this.cards.map((card) => card.item_id);
-    if (!this.annotator || this.ended || ids.length === 0 || this.clock.idle > AWAY_MS) return;
-    this.renewed = Date.now();
-    try {
-      const { held } = await this.#call("leases", { item_ids: ids });
-      const lost = ids.filter((id) => !held.includes(id) && !this.outbox.items.includes(id));
-      if (lost.length === 0) return;
-      const wasShown = lost.includes(this.cards[0]?.item_id);
-      this.cards = this.cards.filter((card) => !lost.includes(card.item_id));
-      if (wasShown) {
-        this.#notice("While you were away the item on the screen went to somebody else.");
-        this.#show();
-      }
-    } catch {
-      // the loop meets the same trouble, and speaks of it
-    }
-    this.sync();
-  }
-
-  // ---- judging ---------------------------------------------------------------------------------------------
-
-  #do(action) {
-    const [name, ...values] = action.split(":");
-    const [first, second] = values.map(Number);
-    const pair = this.shown?.responses.length === 2;
-    if (name === "help") this.#help();
-    else if (name === "keys") this.#toggleKeys();
-    else if (name === "retry") this.sync();
-    else if (name === "cancel") this.#cancel();
-    else if (name === "undo") this.#undo();
-    else if (!this.shown || this.root.dataset.state !== "card") return;
-    else if (this.undoing) this.#say("Undo is under way; Esc keeps your last answer");
-    else if (name === "pair" && pair) this.#judge(first === 0 ? [1, 2] : [2, 1], second);
-    else if (name === "tie" && pair) this.#judge([1, 1]);
-    else if (name === "skip") this.#openSkip();
-    else if (name === "cursor") this.#mark(this.cursor + first);
-    else if (name === "rank") this.#rank(this.cursor, first);
-    else if (name === "set") this.#rank(first, second);
-    else if (name === "clear") this.#clear();
-    else if (name === "save" && !pair) this.#save();
-  }
-
-  #judge(ranks, strength = null) {
-    this.#submit({ kind: "ranking", ranks, strength, reason: null });
-  }
-
-  #submit(judgment) {
-    if (performance.now() < this.readyAt || this.undoing || this.cards.length === 0) return;
-    const card = this.cards.shift();
-    const active_ms = Math.min(this.clock.read(), 2 ** 31 - 1);
-    const body = { client: this.client, id: crypto.randomUUID(), item_id: card.item_id, ...judgment, active_ms };
-    const said = inWords(judgment.kind, judgment.ranks ?? [], judgment.strength);
-    this.outbox.add(body, said);
-    this.looked = false;
-    this.#say(`Saving: ${said}`);
-    this.#show();
-    this.sync();
-  }
-
-  #rank(index, rank) {
-    const count = this.ranks.length;
-    if (rank > count) {
-      this.#say(`Ranks go from 1 to ${count}`);
-      return;
-    }
-    this.ranks[index] = rank;
-    const after = [...this.ranks.keys()].map((step) => (index + 1 + step) % count);
-    this.#mark(after.find((at) => this.ranks[at] === null) ?? index);
-    if (!this.ranks.includes(null)) this.#say(`${inWords("ranking", this.ranks, null)}. Enter saves`);
-  }
-
-  #mark(index) {
-    if (this.ranks.length < 3) return;
-    this.cursor = Math.min(Math.max(index, 0), this.ranks.length - 1);
-    paintRanks(this.root, this.ranks, this.cursor);
-    this.root.querySelector('[data-cursor="true"]').scrollIntoView({ block: "nearest" });
-  }
-
-  #clear() {
-    if (this.ranks[this.cursor] === null && this.cursor > 0) this.cursor -= 1;
-    this.ranks[this.cursor] = null;
-    this.#mark(this.cursor);
-  }
-
-  #save() {
-    const missing = this.ranks.filter((rank) => rank === null).length;
-    if (missing === 0) {
-      this.#judge(standardRanks(this.ranks));
-      return;
-    }
-    this.#say(missing === 1 ? "One response has no rank yet" : `${missing} responses have no rank yet`);
-    this.#mark(this.ranks.indexOf(null));
-  }
-
-  #openSkip() {
-    const form = this.root.querySelector(".skip-form");
-    if (performance.now() < this.readyAt) return;
-    form.hidden = false;
-    form.elements.reason.focus();
-  }
-
-  #undo() {
-    if (!this.annotator || this.undoing || this.ended) return;
-    this.undoing = { id: crypto.randomUUID(), sent: false };
-    const waiting = this.outbox.size > 0;
-    this.#say(waiting ? "Undo, as soon as your last answer is saved. Esc keeps it" : "Undoing…");
-    this.sync();
-  }
-
-  #cancel() {
-    const form = this.root.querySelector(".skip-form");
-    if (form && !form.hidden) {
-      form.reset();
-      form.hidden = true;
-      this.root.querySelector(".sheet").focus({ preventScroll: true });
-    } else if (this.undoing && !this.undoing.sent) {
-      this.undoing = null;
-      this.#say("Your last answer stays");
-    }
+  #paintLinks() {
+    for (const link of this.root.querySelectorAll(".screens a")) link.hidden = !this.#isThere(link.hash.slice(1));
+    this.root.querySelector(".screens").hidden = !Object.values(this.can).includes(true);
   }
 
   // ---- what is seen ----------------------------------------------------------------------------------------
 
-  /** Put the first card on the screen, with what was said of it before if it was taken back. */
-  #show(previous = null) {
-    const find = (selector) => this.root.querySelector(selector);
-    const card = this.cards[0] ?? null;
-    this.shown = card;
-    this.previous = previous;
-    this.clock.restart();
-    if (card !== null) {
-      const count = card.responses.length;
-      this.ranks = previous?.ranks && count > 2 ? [...previous.ranks] : Array(count).fill(null);
-      this.cursor = 0;
-      find(".campaign").textContent = card.campaign;
-      find(".prompt").replaceChildren(...promptParts(card.prompt));
-      find(".responses").replaceChildren(...responseCards(card.responses));
-      find(".responses").dataset.count = String(count);
-      find(".controls").replaceChildren(...controls(count));
-      if (count > 2) paintRanks(this.root, this.ranks, this.cursor);
-      paintPrevious(this.root, previous);
-      find(".status").dataset.hint = count > 2 ? "A rank for the marked response: 1 is the best" : "Which response is better?";
-      find(".sheet").dataset.item = card.item_id;
-      this.readyAt = performance.now() + SETTLE_MS;
-      find(".sheet").dataset.ready = "false";
-      clearTimeout(this.settling);
-      this.settling = setTimeout(() => (find(".sheet").dataset.ready = "true"), SETTLE_MS + 10);
-    }
+  #translate() {
+    translate(this.root);
+    setUpMenu(this.root.querySelector(".menu"), () => this.#translate());
+    this.#paintKeys();
+    this.painted = null;
+    this.judging.render();
+    for (const screen of Object.values(this.screens)) screen.show();
+    this.#route();
+  }
+
+  #keysChanged() {
+    for (const shown of this.root.querySelectorAll("[data-key]")) shown.textContent = this.keys.first(shown.dataset.key);
+    this.judging.render();
+  }
+
+  #shown(previous) {
+    // what was taken back may be work of the other kind
+    if (this.showsCards && JUDGING[this.screen] !== this.desk.mode) this.go(this.desk.mode === "work" ? "judge" : "adjudicate");
+    this.judging.show(previous);
     this.#paint();
-    if (card !== null) {
-      window.scrollTo(0, 0);
-      if (!find(".help").open) find(".sheet").focus({ preventScroll: true });
-    }
   }
 
   #paint() {
-    const state = this.ended ? "ended" : this.shown ? "card" : this.trouble ? "away" : this.looked ? "empty" : "loading";
+    const { desk } = this;
+    const { state } = desk;
     this.root.dataset.state = state;
-    this.root.querySelector(".message").replaceChildren(...this.#message(state));
-    this.#paintConnection();
-    if (this.progress) this.#paintProgress(this.progress);
+    if (state !== "card") this.root.querySelector(".campaign").textContent ||= t("page.title");
+    this.#paintMessage(state);
+    const unsent = desk.unsent;
+    const note = desk.outbox?.durable === false ? t("unsent.here_only") : "";
+    this.root.querySelector(".unsent").textContent = unsent ? t("unsent", { count: unsent }) + note : "";
+    this.root.querySelector(".connection").textContent = desk.trouble ? t("retrying", { trouble: desk.trouble }) : "";
+    this.root.querySelector(".link-state").dataset.trouble = String(Boolean(desk.trouble));
+    if (desk.progress) this.#paintProgress(desk.progress);
   }
 
-  #paintConnection() {
-    const unsent = this.outbox?.size ?? 0;
-    const note = this.outbox?.durable === false ? " (kept in this tab only)" : "";
-    this.root.querySelector(".unsent").textContent = unsent ? `${unsent} unsent${note}` : "";
-    this.root.querySelector(".connection").textContent = this.trouble ? `${this.trouble}, retrying` : "";
-    this.root.querySelector(".link-state").dataset.trouble = String(Boolean(this.trouble));
+  /** Only when it changed: it is read aloud, and may be scrolled. */
+  #paintMessage(state) {
+    const { desk } = this;
+    const now = JSON.stringify([state, desk.mode, desk.trouble, desk.unsent, desk.gate, desk.progress, document.documentElement.lang]);
+    if (now === this.painted) return;
+    this.painted = now;
+    this.root.querySelector(".message").replaceChildren(...message(desk));
+    const place = this.root.querySelector(".gate");
+    place.hidden = state !== "gate";
+    const before = place.dataset.of ?? "";
+    place.dataset.of = JSON.stringify([desk.gate, document.documentElement.lang]);
+    if (state === "gate" && before !== place.dataset.of) {
+      place.replaceChildren(...gate(desk.gate));
+      if (this.showsCards) place.focus({ preventScroll: true });
+    }
   }
 
   #paintProgress({ judged, skipped, available, total, done }) {
     const mine = judged + skipped + available;
     const share = (number) => `${mine ? (100 * number) / mine : 0}%`;
-    this.root.querySelector(".mine").textContent = `${judged} of ${mine} judged${skipped ? `, ${skipped} skipped` : ""}`;
-    this.root.querySelector(".everyone").textContent = `All annotators: ${done} of ${total}`;
+    const said = t("progress.judged", { judged, mine }) + (skipped ? t("progress.skipped", { skipped }) : "");
+    const waits = this.desk.mode === "adjudication" && this.desk.waiting !== null;
+    this.root.querySelector(".mine").textContent = waits ? t("adjudicate.waiting", { count: this.desk.waiting }) : said;
+    this.root.querySelector(".everyone").textContent = t("progress.everyone", { done, total });
     this.root.querySelector(".meter-judged").style.width = share(judged);
     this.root.querySelector(".meter-skipped").style.width = share(skipped);
     const meter = this.root.querySelector(".meter");
     meter.setAttribute("aria-valuemax", String(mine));
     meter.setAttribute("aria-valuenow", String(judged));
-    meter.setAttribute("aria-valuetext", `${judged} of ${mine} judged, ${skipped} skipped`);
-  }
-
-  #message(state) {
-    const p = (...parts) => element("p", {}, ...parts);
-    const code = (text) => element("code", {}, text);
-    const button = (action, label) => element("button", { type: "button", class: "primary", "data-do": action }, label);
-    if (state === "loading") return [p("Loading…")];
-    const unsent = this.outbox?.size ?? 0;
-    const kept = unsent ? [p(`${unsent === 1 ? "One answer is" : `${unsent} answers are`} kept in this browser until then.`)] : [];
-    if (state === "away") return [element("h2", {}, "Not connected"), p(`${this.trouble}. Trying again by itself.`), ...kept, button("retry", "Try now")];
-    if (state === "ended") {
-      const later = unsent ? [p(`${unsent} unsent: kept in this browser, and sent when you sign in again under the same name.`)] : [];
-      return [element("h2", {}, "Signed out"), p(this.ended), ...later, element("a", { class: "primary", href: "/login" }, "Sign in")];
-    }
-    if (state !== "empty" || !this.progress) return [];
-    const { total, done } = this.progress;
-    if (total === 0) return [element("h2", {}, "No items yet"), p("Fill the store with responses to rank:"), code("rlhf annotate import --store URL --file FILE")];
-    if (done === total) {
-      return [element("h2", {}, "All done"), p(total === 1 ? "The one item has been judged." : `All ${total} items have been judged. Thank you.`), p("What was judged goes to the trainers with"), code("rlhf annotate export --store URL --out comparisons.jsonl")];
-    }
-    const left = total - done === 1 ? "1 item is left: it is" : `${total - done} items are left: they are`;
-    return [element("h2", {}, "Nothing left for you"), p(`${left} open in another tab, with other annotators, or skipped by you. This page looks for new work by itself.`), p("What was judged so far goes to the trainers with"), code("rlhf annotate export --store URL --out comparisons.jsonl")];
-  }
-
-  #say(text, kind = "") {
-    const status = this.root.querySelector(".status");
-    status.textContent = text;
-    status.dataset.kind = kind;
-  }
-
-  /** Something that must be read: stays until it is closed. */
-  #notice(text) {
-    const close = element("button", { type: "button", class: "quiet" }, "Close");
-    const notice = element("div", { class: "notice", role: "alert" }, element("span", {}, text), close);
-    close.addEventListener("click", () => notice.remove());
-    this.root.querySelector(".notices").append(notice);
+    meter.setAttribute("aria-valuetext", said);
   }
 
   #help() {
@@ -397,10 +228,7 @@ class Judge {
       dialog.close();
       return;
     }
-    const rows = helpRows(this.shown?.responses.length ?? 2).map(([keys, text]) =>
-      element("div", { class: "help-row" }, element("span", {}, ...keys.map((key) => (key === "…" ? " to " : element("kbd", {}, key)))), element("span", {}, text)),
-    );
-    dialog.querySelector(".help-keys").replaceChildren(...rows);
+    dialog.querySelector(".help-keys").replaceChildren(...helpRows(this.keys, this.desk.front?.responses.length ?? 2));
     dialog.showModal();
   }
 
@@ -412,12 +240,45 @@ class Judge {
 
   #paintKeys() {
     const button = this.root.querySelector('[data-do="keys"]');
-    button.textContent = this.keysOn ? "Keys on" : "Keys off";
+    button.textContent = t(this.keysOn ? "menu.keys_on" : "menu.keys_off");
     button.setAttribute("aria-pressed", String(this.keysOn));
     this.root.dataset.keys = this.keysOn ? "on" : "off";
   }
 
-  // ---- events ----------------------------------------------------------------------------------------------
+  // ---- what is done ----------------------------------------------------------------------------------------
+
+  #do(action) {
+    const [name, ...rest] = action.split(":");
+    if (name === "help") this.#help();
+    else if (name === "keys") this.#toggleKeys();
+    else if (name === "keymap") this.editor?.open();
+    else if (name === "keymap-change") this.editor.change(rest.join(":"));
+    else if (name === "keymap-reset") this.editor.reset();
+    else if (name === "retry") this.desk.sync();
+    else if (name === "reopen") this.screens[this.screen]?.open();
+    else if (name === "accept") this.#accept();
+    else if (name === "history" && this.can.history) this.go(this.screen === "history" ? "judge" : "history");
+    else if (name === "guidelines" && this.can.work) this.#guidelines();
+    else if (this.screens[this.screen]) this.screens[this.screen].do?.(action);
+    else this.judging.do(action);
+  }
+
+  #guidelines() {
+    const dialog = this.root.querySelector(".guide");
+    if (dialog.open) dialog.close();
+    else if (this.showsCards && this.desk.front) this.screens.guidelines.read(dialog, this.desk.front.campaign);
+    else this.go("guidelines");
+  }
+
+  async #accept() {
+    try {
+      await this.desk.accept(this.desk.gate);
+    } catch (error) {
+      if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
+      this.voice.notice(error.message);
+      this.desk.sync();
+    }
+  }
 
   #listen() {
     document.addEventListener("keydown", (event) => this.#key(event));
@@ -427,65 +288,49 @@ class Judge {
       else if (!window.getSelection()?.toString()) this.#pick(event.target.closest(".response"));
     });
     this.root.addEventListener("submit", (event) => this.#submitted(event));
-    window.addEventListener("online", () => this.sync());
+    window.addEventListener("hashchange", () => this.#route());
+    window.addEventListener("online", () => this.desk.sync());
+    window.addEventListener("offline", () => this.desk.lost());
     window.addEventListener("beforeunload", (event) => {
-      if (this.outbox?.size && !this.ended) event.preventDefault();
+      if (this.desk.unsent > 0 && !this.desk.ended) event.preventDefault();
     });
-    window.addEventListener("pagehide", () => this.#leave());
+    window.addEventListener("pagehide", () => this.desk.leave());
     window.addEventListener("pageshow", (event) => event.persisted && location.reload());
     document.addEventListener("visibilitychange", () => {
-      if (!document.hidden && Date.now() - (this.renewed ?? 0) > RENEW_MS) this.#renew();
+      if (!document.hidden) this.desk.returned();
     });
   }
 
   #key(event) {
-    const inSkip = event.target instanceof Element && event.target.closest(".skip-form");
-    if (event.key === "Escape" && inSkip) {
-      this.#cancel();
+    if (event.key === "Escape" && !event.isComposing) {
+      // dialogs and the menu close by themselves
+      if (!this.root.querySelector("dialog[open], [popover]:popover-open")) this.judging.cancel();
       return;
     }
     if (!this.keysOn) return;
-    const action = actionOf(event, this.shown?.responses.length ?? 0);
-    if (action === null || (this.root.querySelector(".help").open && action !== "help")) return;
-    if (action !== "cancel") event.preventDefault();
+    const key = pressed(event);
+    const judging = this.showsCards;
+    const action = key && this.keys.action(key, judging ? (this.desk.front?.responses.length ?? 0) : 0);
+    const dialog = this.root.querySelector("dialog[open]");
+    if (!action || (dialog && !dialog.className !== DIALOGS[action])) return;
+    if (action === "undo" && !judging) return;
+    event.preventDefault();
     this.#do(action);
   }
 
   #pick(response) {
-    if (response && this.ranks.length > 2) this.#mark(Number(response.dataset.index));
+    if (response?.dataset.index) this.judging.mark(Number(response.dataset.index));
   }
 
   async #submitted(event) {
     const form = event.target;
-    if (form.matches(".skip-form")) {
+    if (form.matches(".live-form")) {
       event.preventDefault();
-      this.#submit({ kind: "skip", ranks: null, strength: null, reason: form.elements.reason.value.trim() });
-    } else if (form.matches(".sign-out") && this.annotator && !this.ended) {
+      this.screens.live.submitted(form);
+    } else if (form.matches(".sign-out") && this.desk.annotator && !this.desk.ended) {
       event.preventDefault();
-      if (this.outbox.size === 0) await this.#call("release", {}).catch(() => {});
+      await this.desk.release();
       form.submit();
     }
-  }
-
-  /** The tab closes: what it holds and has not judged goes back, unless judgments of it are still to be sent. */
-  #leave() {
-    if (!this.annotator || this.outbox.size > 0 || this.ended) return;
-    navigator.sendBeacon("/api/v1/release", JSON.stringify({ client: this.client }));
-  }
-}
-
-function readSetting(name) {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return null;
-  }
-}
-
-function writeSetting(name, value) {
-  try {
-    localStorage.setItem(name, value);
-  } catch {
-    // holds for this page only
   }
 }

@@ -1,5 +1,7 @@
 // Requests to the server, and the two ways in which they fail.
 
+import { t } from "./words.js";
+
 const TIMEOUT_MS = 20_000;
 const TEMPORARY = [408, 425, 429];
 
@@ -31,14 +33,14 @@ export async function call(path, { method = "POST", body, annotator, keepalive =
     response = await fetch(`/api/v1/${path}`, options);
     text = await response.text();
   } catch {
-    throw new Unreachable("Not connected to the server");
+    throw new Unreachable(t("rest.unreachable"));
   }
   const answer = parse(text);
   if (response.ok) {
-    if (answer === null && text !== "") throw new Unreachable("The server's answer cannot be read");
+    if (answer === null && text !== "") throw new Unreachable(t("rest.unreadable"));
     return answer;
   }
-  const detail = answer?.detail ?? `the server answered ${response.status}`;
+  const detail = answer?.detail ?? t("rest.status", { status: response.status });
   if (response.status >= 500 || TEMPORARY.includes(response.status)) {
     const seconds = Number(response.headers.get("Retry-After")) || 0;
     throw new Unreachable(detail, { seconds, away: response.status !== 500 });

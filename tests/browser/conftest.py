@@ -23,7 +23,7 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-dev-shm-usage",
 ]
-PATIENCE = 60_000  # milliseconds; the machine may be busy
+PATIENCE = int(os.environ.get("RLHF_PATIENCE", "60000"))  # milliseconds; the machine may be busy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

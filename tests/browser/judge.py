@@ -50,6 +50,11 @@ class Judge:
     def unsent(self) -> Locator:
         return self.page.locator(".unsent")
 
+    def menu(self, button: str) -> None:
+        """Open the menu under the annotator's name and press one of its buttons."""
+        self.page.locator(".menu-button").click()
+        self.page.locator(".menu").get_by_role("button", name=button).click()
+
     def press(self, *keys: str) -> None:
         """Press keys on a card that takes them."""
         if self.state == "card":

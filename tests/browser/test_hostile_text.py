@@ -87,10 +87,12 @@ def test_no_text_runs_or_reaches_out(
         assert turns.all_text_contents() == [*(turn.content for turn in row.prompt[:-1]), row.prompt[-1].content]
         judge.page.locator("summary").click()
         assert judge.page.locator(".verbatim *").count() == 0
-        assert judge.page.locator(".judge :is(script, img, svg, iframe, style, link, video, object, math)").count() == 0
-        for box in judge.page.locator(".response .content").all():
-            box.hover()
-            box.click()
+        assert judge.page.locator(".judge :is(script, img, svg, iframe, style, link, video, object)").count() == 0
+        for view in ("markdown", "content"):
+            for box in judge.page.locator(f".response .{view}").all():
+                box.hover()
+                box.click()
+            judge.press("m")
         expect(judge.page.locator(".dock")).to_be_in_viewport()
         if number % 2:
             judge.press("s")
@@ -113,6 +115,8 @@ def test_text_is_seen_as_it_was_written(server: Server, judge: Judge) -> None:
     server.fill([comparison("Which?", spaces, turned)])
     server.start()
     judge.open("Ada")
+    judge.press("m")
+    expect(judge.page.locator(".response .content").first).to_be_visible()
     assert sorted(judge.page.locator(".response .content").all_inner_texts()) == sorted([spaces, turned])
     rank = judge.page.get_by_role("button", name="Response A is much better")
     assert rank.inner_text().split() == ["1", "much", "better"]

@@ -1,0 +1,72 @@
+// A response made better by hand, in its place, with what changed shown below.
+
+import { button, difference, element } from "./element.js";
+import { letter } from "./judgment.js";
+import { t } from "./words.js";
+
+const PAUSE_MS = 250; // in typing, before the changes are looked at
+
+/**
+ * Open the editor in a response's card. `compare(old, new)` gives the parts of the difference; `save(text)` and
+ * `leave(text)` end it.
+ */
+export function openEditor(article, index, original, text, { compare, save, leave }) {
+  const field = element("textarea", { "aria-label": t("edit.field", { letter: letter(index) }), dir: "auto", spellcheck: "true" });
+  field.value = text;
+  const changes = element("div", { class: "changes" });
+  const buttons = element(
+    "div",
+    { class: "editor-buttons" },
+    button(t("edit.save"), "edit-save", { class: "primary", "aria-keyshortcuts": "Control+Enter" }),
+    button(t("edit.leave"), "edit-leave", { "aria-keyshortcuts": "Escape" }),
+  );
+  buttons.children[0].prepend(element("kbd", { "aria-hidden": "true" }, "Ctrl Enter"));
+  buttons.children[1].prepend(element("kbd", { "aria-hidden": "true" }, "Esc"));
+  const editor = element("div", { class: "editor" }, field, element("h3", { class: "label" }, t("edit.changes")), changes, buttons);
+
+  let timer;
+  let asked = 0;
+  const look = async () => {
+    const number = ++asked;
+    const parts = field.value === original ? [] : await compare(original, field.value);
+    if (number !== asked) return;
+    changes.replaceChildren(parts.length > 0 ? difference(parts, "difference") : element("p", { class: "quiet-text" }, t("edit.unchanged")));
+  };
+  const grow = () => {
+    field.style.height = "auto";
+    field.style.height = `${field.scrollHeight + 2}px`;
+  };
+  const end = (how) => {
+    clearTimeout(timer);
+    asked += 1;
+    article.removeAttribute("data-editing");
+    editor.remove();
+    how(field.value);
+  };
+  field.oninput = () => {
+    grow();
+    clearTimeout(timer);
+    timer = setTimeout(look, PAUSE_MS);
+  };
+  editor.onkeydown = (event) => {
+    if (event.isComposing) return;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) end(save);
+    else if (event.key === "Escape") end(leave);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  editor.onclick = (event) => {
+    const action = event.target.closest("[data-do]")?.dataset.do;
+    if (action === "edit-save") end(save);
+    if (action === "edit-leave") end(leave);
+    if (action) event.stopPropagation();
+  };
+  article.dataset.editing = "true";
+  article.append(editor);
+  look();
+  grow();
+  field.focus({ preventScroll: true });
+  field.setSelectionRange(0, 0);
+  editor.scrollIntoView({ block: "nearest" });
+}

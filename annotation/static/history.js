@@ -1,0 +1,56 @@
+// What the annotator has judged, newest first. Opening a row judges it again, as a new revision.
+
+import { button, element } from "./element.js";
+import { inWords } from "./judgment.js";
+import { Screen } from "./screen.js";
+import { duration, moment, t } from "./words.js";
+
+const ROWS = 50;
+
+export class History extends Screen {
+  constructor(page) {
+    super(page, "history");
+  }
+
+  async fill() {
+    const { rows, more } = await this.desk.get(`history?limit=${ROWS}`);
+    if (rows.length === 0) return [element("h2", {}, t("nav.history")), element("p", { class: "quiet-text" }, t("history.none"))];
+    this.list = element("ol", { class: "rows" }, ...rows.map(row));
+    this.before = rows.at(-1).number;
+    this.more = button(t("history.more"), "history-more");
+    this.more.hidden = !more;
+    return [element("h2", {}, t("nav.history")), element("p", { class: "quiet-text" }, t("history.how")), this.list, this.more];
+  }
+
+  async do(action) {
+    if (action === "history-more") {
+      await this.attempt(async () => {
+        const { rows, more } = await this.desk.get(`history?before=${this.before}&limit=${ROWS}`);
+        this.list.append(...rows.map(row));
+        this.before = rows.at(-1)?.number ?? this.before;
+        this.more.hidden = !more;
+      });
+    } else if (action.startsWith("history-open:")) {
+      await this.attempt(async () => {
+        const { card, previous } = await this.desk.call("history/open", { item_id: action.slice("history-open:".length) });
+        this.page.judge(card, previous);
+        this.page.voice.say(t("history.opened", { said: inWords(previous) }));
+      });
+    }
+  }
+}
+
+function row(said) {
+  const details = [moment(said.at), said.campaign, duration(said.active_ms / 1000)];
+  if (said.revision > 1) details.push(t("history.revision", { revision: said.revision }));
+  const words = inWords(said);
+  return element(
+    "li",
+    {},
+    element("div", { class: "row-prompt", dir: "auto" }, said.prompt),
+    element("div", { class: "row-said" }, words),
+    element("div", { class: "row-details" }, ...details.map((detail) => element("span", { dir: "auto" }, detail))),
+    said.rationale ? element("div", { class: "row-why", dir: "auto" }, said.rationale) : null,
+    button(t("history.open"), `history-open:${said.item_id}`, { "aria-label": t("history.open_said", { said: words, prompt: said.prompt.slice(0, 60) }) }),
+  );
+}
