@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup system demo test test-all lint benchmark-peers evidence
+.PHONY: setup system demo test test-all lint benchmark-peers evidence faults-annotation
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ demo: $(STAMP)
 # The experiments of docs/results.md, a few hours; again to go on. The folder of the data is in RLHF_REAL_DATA.
 evidence: $(STAMP)
 	$(BIN)/python -m benchmarks.evidence; status=$$?; $(BIN)/python -m benchmarks.evidence --report && exit $$status
+
+# What the annotation app promises, tried at full size on both databases; JSON in runs/faults-annotation.json.
+faults-annotation: $(STAMP) system
+	$(BIN)/python -m benchmarks.annotation
 
 # The last TRL with a PPO trainer, in a folder of its own that only the benchmark's peer reads. constraints.txt pins
 # the TRL of the environment, so it is left out here.

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from annotation.importing import import_comparisons
 from annotation.service import AnnotationService
 from annotation.store import Store
+from benchmarks.annotation.databases import new_database, postgres_programs
+from benchmarks.annotation.databases import postgres_server as running_postgres
 from tests.annotation.items import comparison
-
-NUMBERS = itertools.count(1)
-
-
-def postgres_programs() -> Path | None:
-    """The folder with `initdb` and `pg_ctl`; Debian keeps them off the path."""
-    on_path = shutil.which("initdb")
-    folders = [Path(on_path).parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return folders[-1] if folders else None
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Path]:
     """A server on a socket in a folder, which is given."""
-    programs = postgres_programs()
-    if programs is None:
+    if postgres_programs() is None:
         assert not os.environ.get("CI"), "PostgreSQL is missing; .ci/system-packages installs it"
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="rlhf-postgres-"))
-    # it refuses to run as root
-    owner = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
-    if owner:
-        shutil.chown(folder, **owner)
-    quick = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_connections=200"
-    data = folder / "data"
-
-    def run(*command: object) -> None:
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd="/", timeout=120, **owner)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    run(programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-sync")
-    run(programs / "pg_ctl", "-D", data, "-l", folder / "log", "-o", quick, "-w", "start")
-    yield folder
-    run(programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-    shutil.rmtree(folder)
+    with running_postgres(durable=False) as folder:
+        yield folder
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -59,11 +31,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/annotations.db"
-    server = request.getfixturevalue("postgres_server")
-    name = f"test_{next(NUMBERS)}"
-    with psycopg.connect(host=str(server), user="postgres", dbname="postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"postgresql://postgres@/{name}?host={server}"
+    return new_database(request.getfixturevalue("postgres_server"))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import sqlite3
 import threading
 from pathlib import Path
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -20,7 +19,7 @@ from annotation.importing import import_comparisons
 from annotation.records import Judgment, Said
 from annotation.service import AnnotationService
 from annotation.store import VERSION_TABLE, Store, StoreBusy, StoreError
-from tests.annotation.conftest import NUMBERS
+from benchmarks.annotation.databases import NUMBERS, new_database
 from tests.annotation.items import comparison
 
 
@@ -43,11 +42,7 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path):
     def make(kind: str) -> str:
         if kind == "sqlite":
             return f"sqlite:///{tmp_path}/restored-{next(NUMBERS)}.db"
-        server = request.getfixturevalue("postgres_server")
-        name = f"restored_{next(NUMBERS)}"
-        with psycopg.connect(host=str(server), user="postgres", dbname="postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return f"postgresql://postgres@/{name}?host={server}"
+        return new_database(request.getfixturevalue("postgres_server"))
 
     return make
 

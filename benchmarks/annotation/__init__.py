@@ -1,0 +1,1 @@
+"""What the annotation app promises, at full size and on both databases: `make faults-annotation`."""

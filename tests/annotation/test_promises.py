@@ -1,0 +1,61 @@
+"""The promises that `make faults-annotation` tries at full size, small; and that a broken one is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.annotation import __main__ as command
+from benchmarks.annotation import durability
+from benchmarks.annotation.databases import KINDS, postgres_programs
+from benchmarks.annotation.figures import Figure, quantiles, table
+
+SMALL = {
+    "killed": (durability.killed, {"clients": 4, "submissions": 6, "kills": 2}),
+    "identical": (durability.identical, {"times": 20}),
+    "clock": (durability.clock, {"jumps": 10}),
+    "locked": (durability.locked, {"short": 1.0, "long": 8.0}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SMALL)
+def test_a_promise_is_kept(name: str, kind: str, tmp_path: Path) -> None:
+    if kind == "postgresql" and postgres_programs() is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    measure, sizes = SMALL[name]
+    figure = measure(kind, tmp_path, **sizes)
+    assert figure.kept, figure
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    figure = durability.full(tmp_path)
+    assert figure.kept, figure
+
+
+def test_what_is_lost_or_doubled_is_counted(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    durability.fill(url, 1, overlap=1)
+    found = durability.counted(url, ["never written"], 1)
+    assert found["lost"] == 1
+    assert durability.any_wrong(found)
+
+
+def test_a_promise_that_is_not_kept_fails_the_command_and_stands_in_the_file(tmp_path: Path, monkeypatch) -> None:
+    def broken(kind: str, folder: Path) -> Figure:
+        raise RuntimeError("the roof fell in")
+
+    monkeypatch.setattr(command, "MEASURES", {"broken": (("sqlite",), broken)})
+    assert command.main(["--output_file", str(tmp_path / "out" / "figures.json")]) == 1
+    (figure,) = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert (figure["kept"], figure["found"]) == (False, "RuntimeError: the roof fell in")
+
+
+def test_quantiles_are_of_sorted_milliseconds() -> None:
+    assert quantiles([0.001 * number for number in range(100, 0, -1)]) == {"p50_ms": 51.0, "p95_ms": 96.0}
+
+
+def test_the_table_says_what_was_not_tried() -> None:
+    assert "not tried" in table([Figure("a", "postgresql", "PostgreSQL is not installed", None)])
