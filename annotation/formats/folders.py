@@ -41,7 +41,12 @@ def folder_files(folder: str, split: str | None) -> list[str]:
 
 def _saved_files(root: Path) -> list[str]:
     """The Arrow files that `save_to_disk` lists beside them."""
-    entries = _described(root / "state.json").get("_data_files")
+    state = _described(root / "state.json")
+    if state.get("_indices_data_files"):
+        raise DataError(
+            f"{root}: rows chosen by an index, which old versions of datasets wrote; save it with a new one"
+        )
+    entries = state.get("_data_files")
     listed = (
         [entry.get("filename") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     )

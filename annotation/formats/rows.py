@@ -77,8 +77,7 @@ def _parse_native(row: Mapping[str, Any]) -> Parsed:
         comparison = _parse_comparison(plain)
         return Parsed(comparison, [f"responses[{place}].text" for place in range(len(comparison.responses))], row)
     for name, policy in zip(("chosen_model", "rejected_model"), _policies(row, ("1", "2")), strict=True):
-        if policy is not None:
-            plain.setdefault(name, policy)
+        plain.setdefault(name, policy)
     if isinstance(plain.get("margin"), str):
         plain["margin"] = _number_or_text(plain["margin"])
     return Parsed(_parse_comparison(plain), ("chosen", "rejected"), row)
@@ -147,8 +146,9 @@ def _parsed(
     built = []
     for name, text, policy in responses:
         check_not_blank(name, text)
+        is_blank = isinstance(policy, str) and not policy.strip()
         try:
-            built.append(Response(text, policy=policy))
+            built.append(Response(text, policy=None if is_blank else policy))
         except FieldError as error:
             raise FieldError(f"{error.path} of {name}", error.found, error.fix) from None
     comparison = Comparison(
@@ -204,8 +204,7 @@ def _policies(row: Mapping[str, Any], suffixes: Sequence[str]) -> Iterator[Any]:
     """What policy_1, policy_2, ... say; a column may also be called policy1 or, by its rank, chosen_model."""
     for suffix in suffixes:
         names = (f"policy_{suffix}", f"policy{suffix}", f"policy-{suffix}", f"{suffix}_model")
-        value = next((row[name] for name in names if name in row), None)
-        yield None if isinstance(value, str) and not value.strip() else value
+        yield next((row[name] for name in names if name in row), None)
 
 
 def _is_list_of_answers(row: Mapping[str, Any]) -> bool:

@@ -350,6 +350,11 @@ def test_null_is_a_field_that_is_not_there(save: Save) -> None:
     assert only(read_items(save("rows.jsonl", lines(row)))) == Item(BECAUSE)
 
 
+def test_a_policy_without_a_name_is_none(save: Save) -> None:
+    listed = {"instruction": "Why?", "completions": [{"model": " ", "response": "Because."}, {"response": "No."}]}
+    assert read_items(save("rows.jsonl", lines(COLUMNS | {"policy_1": ""}, listed))) == [Item(BECAUSE)] * 2
+
+
 def test_equal_responses_are_kept_for_the_store_to_count(save: Save) -> None:
     assert len(read_items(save("rows.jsonl", lines(PAIR | {"rejected": "Because."})))) == 1
 
@@ -683,6 +688,8 @@ def test_a_saved_folder_names_nothing_outside_itself(save: Save, tmp_path: Path)
     for name in ("../secret.arrow", str(tmp_path / "secret.arrow"), "", "..", 5):
         save("set/state.json", json.dumps({"_data_files": [{"filename": name}]}))
         assert "names no files beside it" in refuse(tmp_path / "set")
+    save("set/state.json", json.dumps({"_data_files": [], "_indices_data_files": [{"filename": "indices.arrow"}]}))
+    assert "rows chosen by an index" in refuse(tmp_path / "set")
     save("dict/dataset_dict.json", json.dumps({"splits": ["../set"]}))
     assert "no splits in this folder" in refuse(tmp_path / "dict")
     save("dict/dataset_dict.json", "{")
@@ -753,7 +760,7 @@ near_rows = st.recursive(
     max_leaves=25,
 )
 rows_of_any_kind = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), near_rows, max_size=7)
-any_time = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+any_time = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read_or_refuse(path: Path, form: str | None) -> None:
