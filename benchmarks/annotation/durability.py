@@ -72,10 +72,10 @@ def killed(kind: str, folder: Path, *, clients: int = 50, submissions: int = 200
         checks: list[str] = []
 
         def work(number: int) -> None:
-            annotator = Annotator(server.url, f"annotator {number}")
-            annotators.append(annotator)
-            while len(annotator.acknowledged) < submissions and (card := annotator.next_card()) is not None:
-                annotator.judge(card)
+            with Annotator(server.url, f"annotator {number}") as annotator:
+                annotators.append(annotator)
+                while len(annotator.acknowledged) < submissions and (card := annotator.next_card()) is not None:
+                    annotator.judge(card)
 
         done = threading.Event()
 
@@ -153,13 +153,11 @@ def crowd(kind: str, folder: Path, *, annotators: int = 50, count: int = 1000, o
         fill(url, count, overlap=overlap)
         server = Server(url, folder / f"crowd-{kind}.log")
         server.start()
-        everybody: list[Annotator] = []
 
         def work(number: int) -> None:
-            annotator = Annotator(server.url, f"annotator {number}")
-            everybody.append(annotator)
-            while (card := annotator.next_card()) is not None:
-                annotator.judge(card)
+            with Annotator(server.url, f"annotator {number}") as annotator:
+                while (card := annotator.next_card()) is not None:
+                    annotator.judge(card)
 
         problems = run_at_once([lambda number=number: work(number) for number in range(annotators)])
         server.stop()
@@ -182,21 +180,18 @@ def identical(kind: str, folder: Path, *, times: int = 100) -> Figure:
         fill(url, 2, overlap=3)
         server = Server(url, folder / f"identical-{kind}.log")
         server.start()
-        annotator = Annotator(server.url, "annotator")
-        card = annotator.next_card()
-        assert card is not None
         name = str(uuid.uuid4())
-        cookies = dict(annotator.http.cookies)
         answers: list[tuple[int, str]] = []
+        with Annotator(server.url, "annotator") as annotator:
+            card = annotator.next_card()
+            assert card is not None
 
-        def send() -> None:
-            again = Annotator.__new__(Annotator)
-            again.__dict__.update(annotator.__dict__)
-            body = {"id": name, "item_id": card["item_id"], "kind": "ranking", "ranks": [1, 2], "active_ms": 5}
-            answer = again.post("judgments", body)
-            answers.append((answer.status_code, str(answer.json().get("saved"))))
+            def send() -> None:
+                body = {"id": name, "item_id": card["item_id"], "kind": "ranking", "ranks": [1, 2], "active_ms": 5}
+                answer = annotator.post("judgments", body)
+                answers.append((answer.status_code, str(answer.json().get("saved"))))
 
-        problems = run_at_once([send] * times)
+            problems = run_at_once([send] * times)
         server.stop()
         found = counted(url, [name], 3)
         store = Store.open(url)
@@ -204,7 +199,7 @@ def identical(kind: str, folder: Path, *, times: int = 100) -> Figure:
             num_rows = connection.execute(sa.select(sa.func.count()).select_from(judgment)).scalar_one()
         store.close()
     text = f"{num_rows} row, {len(set(answers))} answer to {len(answers)} submissions"
-    kept = num_rows == 1 and len(set(answers)) == 1 and len(answers) == times and not problems and bool(cookies)
+    kept = num_rows == 1 and len(set(answers)) == 1 and len(answers) == times and not problems
     return Figure("identical submissions are one", kind, text, kept and not any_wrong(found), dict(found))
 
 
@@ -232,6 +227,7 @@ def locked(kind: str, folder: Path, *, short: float = 3.0, long: float = 30.0) -
         long_status, retry_after = answer.status_code, answer.headers.get("retry-after")
         final = annotator.next_card()
         final_status = annotator.judge(final) if final is not None else 0
+        annotator.http.close()
         server.stop()
         store.close()
         found = counted(url, annotator.acknowledged, 1)
@@ -378,13 +374,13 @@ def submit_and_next(url: str, annotators: int, seconds: float, *, pause: tuple[f
 
     def work(number: int) -> None:
         draw = random.Random(number)
-        annotator = Annotator(url, f"annotator {number}")
-        annotator.next_card()
-        annotator.seconds.clear()
-        while time.monotonic() < end and (card := annotator.next_card()) is not None:
-            if pause is not None:
-                time.sleep(draw.uniform(*pause))
-            annotator.judge(card)
+        with Annotator(url, f"annotator {number}") as annotator:
+            annotator.next_card()
+            annotator.seconds.clear()
+            while time.monotonic() < end and (card := annotator.next_card()) is not None:
+                if pause is not None:
+                    time.sleep(draw.uniform(*pause))
+                annotator.judge(card)
         # next, submit, next, submit, ...: each submit with the next after it
         submits, following = annotator.seconds[1::2], annotator.seconds[2::2]
         found.append([a + b for a, b in zip(submits, following, strict=False)])

@@ -84,6 +84,12 @@ class Annotator:
         self.http = httpx.Client(base_url=self.url, timeout=30)
         self.sign_in()
 
+    def __enter__(self) -> Annotator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
     def sign_in(self) -> None:
         self._patiently(lambda: self.http.post("/login", data={"name": self.name}))
 
