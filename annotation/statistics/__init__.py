@@ -1,0 +1,1 @@
+"""Statistics of votes: agreement, annotators, bias, ratings of policies and one label per item. Pure functions."""

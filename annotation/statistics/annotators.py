@@ -1,0 +1,287 @@
+"""What each annotator's votes say of the annotator: right on gold items, and signs of not reading.
+
+A machine bans nobody. A suspicion is a number and the reasons for it in words, for a person to look at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy.special import betaln, logsumexp
+from scipy.stats import binomtest
+
+from annotation.statistics.bias import pace
+from annotation.statistics.estimates import Estimate, share
+from annotation.statistics.votes import Labels, Vote, middle_ranks, pair_labels
+
+# Of all annotators, so many are taken not to read before anything is known of them.
+SUSPECTS_BEFORE = 0.1
+# Evidence is in nats: the logarithm of how much likelier a sign is from somebody who does not read. No sign alone
+# weighs more than a thousand to one; what weighs three to one is named as a reason.
+MOST_EVIDENCE = math.log(1000)
+REASON_EVIDENCE = math.log(3)
+# Whoever reads knows the answer to an item with such a probability and guesses otherwise; whoever does not read never
+# knows. 0.3 and 0.7 are accuracies of 65 and 85 % where there are two answers.
+KNOWING = np.linspace(0.0, 0.98, 50)
+READERS_KNOW = KNOWING >= 0.2
+# A gold label counts as the vote of somebody who knows so often.
+GOLD_KNOWS = 0.95
+# Rounds in which it is found out how often each annotator knows.
+ROUNDS = 10
+# Of those who do not read, a third shows each sign that only some of them show: a side, repeats, haste.
+SHOWN_BY = 1 / 3
+# How firmly the answers of readers keep to chance in such things as choosing the left response: as if that many votes
+# had been seen. A slight bias is human.
+FIRMNESS = 40.0
+# Repeats are looked for one, two and three votes back: LLLL, LRLR, LRTLRT.
+LAGS = {1: "the vote before", 2: "two votes before", 3: "three votes before"}
+# Whoever does not read takes about a fifth of the others' time; for all, up to a factor of e^0.5 is usual.
+HASTE = math.log(0.2)
+HASTE_SPREAD = 0.5
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """How likely an annotator does not read what they judge.
+
+    Attributes:
+        annotator: whom it is about.
+        score: between 0 and 1; about a tenth where nothing is known. No verdict: nobody is banned by it.
+        reasons: what speaks for it, in words; what speaks most comes first.
+    """
+
+    annotator: str
+    score: float
+    reasons: list[str]
+
+
+def gold_accuracy(votes: Sequence[Vote], gold: Mapping[str, Sequence[int]]) -> dict[str, Estimate]:
+    """Annotator (sorted) -> share of gold items judged right, with Wilson's interval; n counts their gold items.
+
+    A ranking counts with the share of its pairs that have the order of the gold ranking.
+
+    Args:
+        gold: item -> the right ranks; votes on other items do not count.
+
+    Raises:
+        ValueError: a gold item has another number of ranks than its votes.
+    """
+    right: dict[str, list[float]] = {vote.annotator: [] for vote in votes}
+    for vote in votes:
+        if vote.item not in gold:
+            continue
+        of_item = gold[vote.item]
+        if len(of_item) != len(vote.ranks):
+            raise ValueError(
+                f"gold item {vote.item!r} has {len(of_item)} ranks for {len(vote.ranks)} responses; give one for each"
+            )
+        pairs = list(combinations(range(len(of_item)), 2))
+        same = [_sign(vote.ranks[i] - vote.ranks[j]) == _sign(of_item[i] - of_item[j]) for i, j in pairs]
+        right[vote.annotator].append(sum(same) / len(same))
+    return {annotator: share(math.fsum(right[annotator]), len(right[annotator])) for annotator in sorted(right)}
+
+
+def suspicions(votes: Sequence[Vote], gold: Mapping[str, Sequence[int]] | None = None) -> list[Suspicion]:
+    """How likely each annotator does not read, the most suspicious first.
+
+    Four signs are weighed by how much likelier each is from somebody who does not read, and added up:
+
+    1. agreement with the others on the same items, the annotator's own votes left out and each of the others counting
+       by how often they agree themselves; gold labels count as somebody who nearly always knows,
+    2. choosing the left response, or the right one, nearly always,
+    3. giving the same answer again and again, or by turns,
+    4. taking far less time than the others.
+
+    Agreement speaks for an annotator as well as against; the other signs speak against, and hardly for.
+
+    Args:
+        votes: what stands; the order in which an annotator gave them is that of `at`.
+        gold: item -> the right ranks.
+
+    Raises:
+        ValueError: an annotator has two votes on an item, or gold has another number of ranks than its votes.
+    """
+    if not votes:
+        return []
+    gold = gold or {}
+    labels = pair_labels(votes)
+    by_annotator: dict[str, list[Vote]] = {annotator: [] for annotator in labels.annotators}
+    for vote in sorted(votes, key=lambda vote: vote.at):
+        by_annotator[vote.annotator].append(vote)
+    agreement = _agreement_signs(labels, gold, gold_accuracy(votes, gold))
+    chance = _chance_of_repeating(votes)
+    seconds = {annotator: pace(of_one).median_seconds for annotator, of_one in by_annotator.items()}
+    found = []
+    for annotator, of_one in by_annotator.items():
+        others = [other for name, other in seconds.items() if name != annotator and other is not None]
+        signs = [
+            agreement[annotator],
+            _left_sign(of_one),
+            _repeating_sign(of_one, chance),
+            _haste_sign(seconds[annotator], others),
+        ]
+        signs.sort(key=lambda sign: -sign[0])
+        prior = math.log(SUSPECTS_BEFORE / (1 - SUSPECTS_BEFORE))
+        total = prior + math.fsum(max(-MOST_EVIDENCE, min(MOST_EVIDENCE, evidence)) for evidence, _ in signs)
+        reasons = [reason for evidence, reason in signs if evidence >= REASON_EVIDENCE]
+        found.append(Suspicion(annotator, 0.5 * (1 + math.tanh(total / 2)), reasons))
+    return sorted(found, key=lambda suspicion: (-suspicion.score, suspicion.annotator))
+
+
+def _agreement_signs(
+    labels: Labels, gold: Mapping[str, Sequence[int]], right: Mapping[str, Estimate]
+) -> dict[str, tuple[float, str]]:
+    """Annotator -> evidence and reason.
+
+    An annotator who knows with probability p gives the label l where c is true with probability
+    p [l = c] + (1 - p) share(l). What is true is judged from the others' votes.
+    """
+    num_annotators, counts = len(labels.annotators), labels.counts()
+    # Which response of an item comes first means nothing: both sides are guessed equally often.
+    totals = counts.sum(axis=0) + 1.0
+    totals[[0, 2]] = totals[[0, 2]].mean()
+    shares = totals / totals.sum()
+    own_share = shares[labels.label]
+    is_own = labels.label[:, None] == np.arange(len(shares))
+    # The pairs of a ranking of K responses are worth K - 1 judgments.
+    pairs_of_item = np.bincount(labels.item_of_unit)
+    responses = (1 + np.sqrt(1 + 8 * pairs_of_item)) / 2
+    weight = (2 / responses)[labels.item_of_unit[labels.unit]]
+    prior = np.log(np.tile(shares, (len(labels.units), 1)))
+    for unit, code in _gold_codes(labels, gold):
+        prior[unit] += np.log(GOLD_KNOWS * (np.arange(len(shares)) == code) + (1 - GOLD_KNOWS) * shares[code])
+    knows = np.full(num_annotators, 0.5)
+    for _ in range(ROUNDS):
+        p = knows[labels.annotator][:, None]
+        own = np.log(p * is_own + (1 - p) * own_share[:, None])
+        belief = prior + np.stack(
+            [np.bincount(labels.unit, own[:, code], len(labels.units)) for code in range(len(shares))], axis=1
+        )
+        without = belief[labels.unit] - own
+        without = np.exp(without - without.max(axis=1, keepdims=True))
+        believed = without[np.arange(len(own)), labels.label] / without.sum(axis=1)
+        # [annotators, KNOWING]
+        likelihood = np.stack(
+            [
+                np.bincount(
+                    labels.annotator, weight * np.log(p * believed + (1 - p) * own_share), minlength=num_annotators
+                )
+                for p in KNOWING
+            ],
+            axis=1,
+        )
+        scaled = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
+        knows = scaled @ KNOWING / scaled.sum(axis=1)
+    readers = logsumexp(likelihood[:, READERS_KNOW], axis=1) - math.log(READERS_KNOW.sum())
+    evidence = likelihood[:, 0] - readers
+    judged = counts.sum(axis=1)[labels.unit]
+    shared = judged > 1
+    agreed = (counts[labels.unit, labels.label] - 1)[shared] / (judged[shared] - 1)
+    num_shared = np.bincount(labels.annotator[shared], minlength=num_annotators)
+    rates = np.bincount(labels.annotator[shared], agreed, num_annotators) / np.maximum(num_shared, 1)
+    usual = float(np.median(rates[num_shared > 0])) if shared.any() else 0.0
+    signs = {}
+    for code, annotator in enumerate(labels.annotators):
+        said = []
+        if num_shared[code]:
+            said.append(f"agrees with the others in {rates[code]:.0%} of {num_shared[code]} cases (usual: {usual:.0%})")
+        if right[annotator].value is not None:
+            said.append(f"is right on {right[annotator].value:.0%} of {right[annotator].n} gold items")
+        signs[annotator] = float(evidence[code]), " and ".join(said)
+    return signs
+
+
+def _left_sign(of_one: Sequence[Vote]) -> tuple[float, str]:
+    """Whether the response shown leftmost wins far too often, or too seldom."""
+    decided = [vote.shown_ranks for vote in of_one if vote.shown_ranks.count(min(vote.ranks)) == 1]
+    if not decided:
+        return 0.0, ""
+    left = sum(ranks[0] == min(ranks) for ranks in decided)
+    chance = math.fsum(1 / len(ranks) for ranks in decided) / len(decided)
+    p_value = binomtest(left, len(decided), chance).pvalue
+    expected = f"about {chance * len(decided):.0f} without a bias, p = {p_value:.1g}"
+    reason = f"chose the left response in {left} of {len(decided)} decided votes ({expected})"
+    return _shown_by_some(_off_chance(left, len(decided), chance)), reason
+
+
+def _repeating_sign(of_one: Sequence[Vote], chance: Mapping[int, float]) -> tuple[float, str]:
+    """Whether answers follow upon each other by a rule. Votes on unlike numbers of responses are not compared."""
+    answers = [_answer(vote) for vote in of_one]
+    evidence, strongest = [], (-math.inf, "")
+    for lag, before in LAGS.items():
+        compared = [(a, b) for a, b in zip(answers, answers[lag:], strict=False) if len(a[0]) == len(b[0])]
+        if not compared:
+            continue
+        repeats = sum(a == b for a, b in compared)
+        by_chance = math.fsum(chance[len(a[0])] for a, _ in compared) / len(compared)
+        off = _off_chance(repeats, len(compared), by_chance)
+        evidence.append(off)
+        reason = (
+            f"gave the same answer as {before} in {repeats} of {len(compared)} votes "
+            f"(about {by_chance * len(compared):.0f} by chance)"
+        )
+        strongest = max(strongest, (off, reason))
+    if not evidence:
+        return 0.0, ""
+    return _shown_by_some(float(logsumexp(evidence)) - math.log(len(evidence))), strongest[1]
+
+
+def _chance_of_repeating(votes: Sequence[Vote]) -> dict[int, float]:
+    """Number of responses -> how often two votes of anybody are the same answer."""
+    answers: dict[int, Counter[Any]] = {}
+    for vote in votes:
+        answers.setdefault(len(vote.ranks), Counter()).update([_answer(vote)])
+    return {
+        size: math.fsum(count**2 for count in found.values()) / found.total() ** 2 for size, found in answers.items()
+    }
+
+
+def _answer(vote: Vote) -> tuple[tuple[float, ...], bool]:
+    """What was pressed: the ranks from left to right, and whether all were bad."""
+    return middle_ranks(vote.shown_ranks), vote.both_bad
+
+
+def _haste_sign(seconds: float | None, others: Sequence[float]) -> tuple[float, str]:
+    """Whether somebody takes far less time than the median of the others."""
+    if seconds is None or not others:
+        return 0.0, ""
+    usual = median(others)
+    ratio = math.log(seconds / usual)
+    evidence = (ratio**2 - (ratio - HASTE) ** 2) / (2 * HASTE_SPREAD**2)
+    return _shown_by_some(evidence), f"takes {seconds:.1f} s for an item, the others {usual:.1f} s"
+
+
+def _off_chance(successes: int, total: int, chance: float) -> float:
+    """Evidence for any share of successes against one near `chance` (beta-binomial both)."""
+    near = FIRMNESS * min(0.98, max(0.02, chance))
+    far = FIRMNESS - near
+    failures = total - successes
+    anything = betaln(successes + 1, failures + 1)
+    return float(anything - (betaln(successes + near, failures + far) - betaln(near, far)))
+
+
+def _shown_by_some(evidence: float) -> float:
+    """Evidence from a sign that only some of those show who do not read."""
+    return float(np.logaddexp(math.log(1 - SHOWN_BY), math.log(SHOWN_BY) + evidence))
+
+
+def _gold_codes(labels: Labels, gold: Mapping[str, Sequence[int]]) -> list[tuple[int, int]]:
+    """(index of the unit, code of its gold label) of every pair of every gold item."""
+    found = []
+    for index, unit in enumerate(labels.units):
+        assert isinstance(unit, tuple)
+        item, i, j = unit
+        if item in gold:
+            found.append((index, _sign(gold[item][i] - gold[item][j]) + 1))
+    return found
+
+
+def _sign(difference: int) -> int:
+    return (difference > 0) - (difference < 0)

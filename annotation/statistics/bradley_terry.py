@@ -1,0 +1,188 @@
+"""Bradley-Terry strengths from annotators of unlike care, each with a bias towards the response shown left.
+
+    P(annotator a prefers i to j) = sigmoid(sharpness_a (strength_i - strength_j) + left_a),  -left_a with j on the left
+
+A sharpness (an inverse temperature) of 0 is an annotator who does not look at the responses. As in Chen et al. 2013,
+"Pairwise ranking aggregation in a crowdsourced setting", with a temperature in the place of their error rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy import optimize
+
+from annotation.statistics.votes import Vote
+
+
+@dataclass(frozen=True)
+class BradleyTerry:
+    """The fit.
+
+    Attributes:
+        names: what is compared.
+        strengths: `[names]`, in nats, mean 0.
+        annotators: sorted.
+        sharpness: `[annotators]`, inverse temperature, 0 or more; 1 is what is assumed of a stranger.
+        left: `[annotators]`, bias towards the left response, in nats; all the same where it is shared.
+        loss: negative log-likelihood with the penalty.
+        converged: the optimiser says that it is at the minimum.
+    """
+
+    names: tuple[Hashable, ...]
+    strengths: np.ndarray
+    annotators: tuple[str, ...]
+    sharpness: np.ndarray
+    left: np.ndarray
+    loss: float
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Duels:
+    """Pairs of responses as annotators saw them; all `[duels]`.
+
+    Attributes:
+        left, right: indices of what was shown left and right.
+        annotator: index of who judged.
+        left_won: 1, 0, or one half for a tie.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    annotator: np.ndarray
+    left_won: np.ndarray
+
+
+def fit_bradley_terry(
+    votes: Sequence[Vote],
+    names: Mapping[str, Sequence[Hashable]] | None = None,
+    *,
+    penalty: float = 1.0,
+    shared_left: bool = False,
+    max_rounds: int = 1000,
+) -> BradleyTerry:
+    """Strengths, sharpness and left bias together, by penalised maximum likelihood. A tie is half a win for each.
+
+    Args:
+        votes: a ranking counts as all pairs of its responses.
+        names: item -> what each of its responses is a try of, such as policies; None compares each response by itself.
+        penalty: how firmly strengths and biases are held at 0 and sharpness at 1, as precisions of normal priors. It
+            also sets the scale, which votes alone leave open, and keeps what always wins finite. More than 0.
+        shared_left: one left bias for all annotators.
+        max_rounds: of the optimiser (L-BFGS-B).
+
+    Raises:
+        ValueError: there are no votes, an item has no names or another number of them, or the penalty is not positive.
+    """
+    if not penalty > 0:
+        raise ValueError(f"penalty is {penalty}; use more than 0, or strengths and sharpness have no scale")
+    if not votes:
+        raise ValueError("there are no votes; judge some items first")
+    known, annotators, duels = duels_of(votes, names)
+    num_names, num_annotators = len(known), len(annotators)
+    num_left = 1 if shared_left else num_annotators
+    start = np.concatenate([np.zeros(num_names), np.ones(num_annotators), np.zeros(num_left)])
+    bounds = [(None, None)] * num_names + [(0, None)] * num_annotators + [(None, None)] * num_left
+    found = optimize.minimize(
+        penalised_loss,
+        start,
+        args=(duels, num_names, num_annotators, penalty),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": max_rounds, "maxfun": 10 * max_rounds, "ftol": 1e-12, "gtol": 1e-6},
+    )
+    strengths, sharpness, left = _parts(found.x, num_names, num_annotators)
+    return BradleyTerry(
+        names=known,
+        strengths=strengths - strengths.mean(),
+        annotators=annotators,
+        sharpness=sharpness,
+        left=np.broadcast_to(left, num_annotators).copy(),
+        loss=float(found.fun),
+        converged=bool(found.success),
+    )
+
+
+def duels_of(
+    votes: Sequence[Vote], names: Mapping[str, Sequence[Hashable]] | None = None
+) -> tuple[tuple[Hashable, ...], tuple[str, ...], Duels]:
+    """The names compared, the annotators (sorted), and every pair of every vote in the order shown.
+
+    Two responses of one name are no duel.
+
+    Raises:
+        ValueError: an item has no names, or another number of them than of ranks.
+    """
+    code_of_name: dict[Hashable, int] = {}
+    annotators = tuple(sorted({vote.annotator for vote in votes}))
+    code_of_annotator = {annotator: code for code, annotator in enumerate(annotators)}
+    rows = []
+    for vote in votes:
+        of_item = names_of(vote, names)
+        codes = [code_of_name.setdefault(name, len(code_of_name)) for name in of_item]
+        annotator = code_of_annotator[vote.annotator]
+        for left, right in combinations(vote.shown_order, 2):
+            if codes[left] != codes[right]:
+                won = 0.5 if vote.ranks[left] == vote.ranks[right] else float(vote.ranks[left] < vote.ranks[right])
+                rows.append((codes[left], codes[right], annotator, won))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    whole = table[:, :3].astype(np.int64)
+    duels = Duels(left=whole[:, 0], right=whole[:, 1], annotator=whole[:, 2], left_won=table[:, 3])
+    return tuple(code_of_name), annotators, duels
+
+
+def names_of(vote: Vote, names: Mapping[str, Sequence[Hashable]] | None) -> Sequence[Hashable]:
+    """What each response of a vote's item is a try of, by position; by itself (item, position) without names.
+
+    Raises:
+        ValueError: the item has no names, or another number of them than of ranks.
+    """
+    if names is None:
+        return [(vote.item, position) for position in range(len(vote.ranks))]
+    if vote.item not in names:
+        raise ValueError(f"item {vote.item!r} has votes but no names; name what each of its responses comes from")
+    if len(names[vote.item]) != len(vote.ranks):
+        raise ValueError(
+            f"item {vote.item!r} has {len(names[vote.item])} names for {len(vote.ranks)} responses; give one for each"
+        )
+    return names[vote.item]
+
+
+def penalised_loss(
+    parameters: np.ndarray, duels: Duels, num_names: int, num_annotators: int, penalty: float
+) -> tuple[float, np.ndarray]:
+    """Negative log-likelihood with the penalty, and its gradient.
+
+    Args:
+        parameters: strengths, then sharpness, then left biases (one, or one per annotator).
+    """
+    strengths, sharpness, left = _parts(parameters, num_names, num_annotators)
+    shared = len(left) == 1
+    gap = strengths[duels.left] - strengths[duels.right]
+    care = sharpness[duels.annotator]
+    logit = care * gap + (left[0] if shared else left[duels.annotator])
+    # -w log sigmoid(x) - (1 - w) log sigmoid(-x)
+    loss = np.logaddexp(0, logit).sum() - (duels.left_won * logit).sum()
+    loss += 0.5 * penalty * ((strengths**2).sum() + ((sharpness - 1) ** 2).sum() + (left**2).sum())
+    slope = 0.5 * (1 + np.tanh(logit / 2)) - duels.left_won
+    on_strengths = np.bincount(duels.left, slope * care, num_names) - np.bincount(duels.right, slope * care, num_names)
+    on_sharpness = np.bincount(duels.annotator, slope * gap, num_annotators)
+    on_left = np.array([slope.sum()]) if shared else np.bincount(duels.annotator, slope, num_annotators)
+    gradient = np.concatenate(
+        [
+            on_strengths + penalty * strengths,
+            on_sharpness + penalty * (sharpness - 1),
+            on_left + penalty * left,
+        ]
+    )
+    return float(loss), gradient
+
+
+def _parts(parameters: np.ndarray, num_names: int, num_annotators: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    strengths, sharpness, left = np.split(parameters, [num_names, num_names + num_annotators])
+    return strengths, sharpness, left
