@@ -41,10 +41,11 @@ SEEDS = 10
 RANDOM, USEFUL, USEFUL_ALONE = "random", f"disagreement, {RANDOM_SHARE:.0%} random", "disagreement alone"
 ORDERS = {RANDOM: 1.0, USEFUL: RANDOM_SHARE, USEFUL_ALONE: 0.0}  # share drawn at random
 INTRO = """\
-`python -m benchmarks.annotation.order` plays back judged pairs: {at_a_time} at a time are asked about, at most {most}, by
-the disagreement of {members} reward models that are fitted on bootstraps of the answers so far and tested on pairs of
-other prompts; {seeds} seeds, intervals over seeds. With {share} drawn at random it is the app's default. The reward
-models are linear in a bag of words and the length: this says how the orders compare, not what a language model gains."""
+`python -m benchmarks.annotation.order` plays back judged pairs: {at_a_time} at a time are asked about, at most {most},
+by the disagreement of {members} reward models that are fitted on bootstraps of the answers so far and tested on pairs
+of other prompts; {seeds} seeds, intervals over seeds. With {share} drawn at random it is the app's default. The reward
+models are linear in a bag of words and the length: this says how the orders compare, not what a language model
+gains."""
 BEGIN, END = "<!-- annotation order: begin -->", "<!-- annotation order: end -->"
 PLOT = "annotation-order.svg"
 
