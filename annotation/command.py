@@ -12,17 +12,12 @@ from annotation.account_command import SECRET, SHORTEST_SECRET, invite_main, sec
 from annotation.accounts import Accounts
 from annotation.arguments import STORE_HELP, Parser
 from annotation.backup_command import backup_main, restore_main, verify_main
-from annotation.export import FORMATS, export
-from annotation.importing import (
-    DEFAULT_CAMPAIGN,
-    check_campaign_settings,
-    check_comparisons,
-    import_comparisons,
-)
+from annotation.campaign_command import campaign_main
+from annotation.export_command import export_main
+from annotation.import_command import import_main
 from annotation.order_command import order_main
 from annotation.site import Site, checked_public_url, is_loopback
 from annotation.store import Store, StoreUnavailable
-from rlhf.data.comparisons import read_comparisons
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     actions = {
         "import": import_main,
         "export": export_main,
+        "campaign": campaign_main,
         "worker": worker_main,
         "order": order_main,
         "backup": backup_main,
@@ -54,9 +50,9 @@ def serve_main(arguments: Sequence[str]) -> None:
     parser = Parser(
         prog="rlhf annotate",
         usage="rlhf annotate --store URL [--port PORT] [--host HOST] [--accounts] ...\n"
-        "       rlhf annotate import|export|user|invite --help",
+        "       rlhf annotate import|export|campaign|order|worker|user|invite|backup|restore|verify --help",
         description="Open the annotation app in the browser.",
-        epilog="import and export fill the store and write what was judged; user and invite make accounts.",
+        epilog="import fills the store, export writes what was judged; each of the others says what it does.",
     )
     parser.add_argument("--store", required=True, metavar="URL", help=STORE_HELP)
     parser.add_argument("--port", type=int, default=7860, help="default 7860")
@@ -138,36 +134,6 @@ def missing_manager(accounts: Accounts) -> Iterator[str]:
     """A manager, where nobody comes in without a password."""
     if accounts.passwords_required and not accounts.has_manager():
         yield "a manager with a password: rlhf annotate user add NAME --role manager --store URL"
-
-
-def import_main(arguments: Sequence[str]) -> None:
-    """Add comparisons from JSON Lines files to a store."""
-    parser = Parser(prog="rlhf annotate import", description="Add responses to be ranked to a store.")
-    parser.add_argument("--store", required=True, metavar="URL", help=STORE_HELP)
-    parser.add_argument("--file", required=True, nargs="+", help="JSON Lines: prompts with 2 to 9 responses, or pairs")
-    parser.add_argument("--campaign", default=DEFAULT_CAMPAIGN, help=f"its name; default {DEFAULT_CAMPAIGN}")
-    parser.add_argument("--overlap", type=int, help="annotators for each item; default the campaign's, 1 for a new one")
-    settings = parser.parse_args(arguments)
-    check_campaign_settings(settings.campaign, settings.overlap)
-    comparisons, _ = read_comparisons(settings.file)
-    check_comparisons(comparisons)
-    store = Store.open(settings.store)
-    done = import_comparisons(store, comparisons, name=settings.campaign, overlap=settings.overlap)
-    print(f"{done} (store {store.address})")
-
-
-def export_main(arguments: Sequence[str]) -> None:
-    """Write what was judged."""
-    parser = Parser(prog="rlhf annotate export", description="Write what was judged, for the trainers.")
-    parser.add_argument("--store", required=True, metavar="URL", help=STORE_HELP)
-    parser.add_argument("--out", required=True, metavar="FILE", help="JSON Lines file to write")
-    form_help = "comparisons: rankings with ties, as rlhf reads them (default); trl: pairs as TRL reads them"
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=form_help)
-    parser.add_argument("--campaign", help="only this one; default all")
-    settings = parser.parse_args(arguments)
-    store = Store.open(settings.store, create=False)
-    num_rows = export(store, settings.out, form=settings.format, name=settings.campaign)
-    print(f"{num_rows} rows: {settings.out}")
 
 
 def worker_main(arguments: Sequence[str]) -> None:
