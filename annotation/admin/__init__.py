@@ -1,0 +1,1 @@
+"""The tabs of the managers' page, and what their handlers share."""

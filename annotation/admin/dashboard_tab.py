@@ -1,0 +1,211 @@
+"""The dashboard: how a campaign stands."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from annotation.admin.desk import NOTHING, Call, Desk, frame, links, shown
+from annotation.dashboard import Figures, Overview, Table, tables
+
+if TYPE_CHECKING:
+    from annotation.statistics.estimates import Estimate
+
+API = "/api/v1/manage"
+TIMER_SECONDS = 60
+PLOTS = ("judgments_per_day", "agreement_over_time")
+# in the order of the page; of a table's name, the plot that stands above it
+SECTIONS = (
+    ("agreement", None),
+    ("annotators", "suspicion"),
+    ("bias", None),
+    ("places", None),
+    ("answers", None),
+    ("reasons", None),
+    ("ratings", "ratings"),
+    ("win_rates", None),
+    ("flags", None),
+)
+TRANSLATED = ("measure", "kind", "state")
+
+
+def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
+    """Components and events of the tab, for the campaign that is `chosen`.
+
+    Returns what shows a campaign, a function of the call and its number, and the components that it fills.
+    """
+    gr, say = desk.gr, desk.say
+    with gr.Row(elem_classes="bar"):
+        refresh = gr.Button(say("refresh"), size="sm", scale=0, min_width=120)
+        updated = gr.HTML(elem_classes="grow")
+    campaigns = gr.Dataframe(label=say("table.campaigns"), datatype="str", interactive=False, type="array", wrap=True)
+    headline = gr.HTML()
+    plots = gr.HTML()
+    frames = []
+    for name, _ in SECTIONS:
+        with gr.Accordion(say(f"table.{name}"), open=name in ("agreement", "annotators", "flags")):
+            picture = gr.HTML()
+            table = gr.Dataframe(
+                label=say(f"table.{name}"),
+                show_label=False,
+                datatype="str",
+                interactive=False,
+                type="array",
+                wrap=True,
+                max_height=420,
+            )
+            files = gr.HTML()
+        frames += [picture, table, files]
+    more = gr.HTML()
+
+    live = [updated, campaigns, headline, plots]
+    everything = [*live, *frames, more]
+
+    def show_live(call: Call, campaign_id: int | None) -> list[Any]:
+        overviews = desk.dashboard.overviews()
+        overview_table = frame(_overview_table(overviews), call.words, translated=TRANSLATED)
+        if campaign_id is None:
+            return ["", overview_table, f"<p>{html.escape(call.words['no_campaign'])}</p>", ""]
+        figures = desk.dashboard.figures(campaign_id)
+        at = call.words["updated"].format(time=shown(figures.at, "time"))
+        pictures = "".join(plot_html(name, figures, call.words) for name in PLOTS)
+        return [f'<p class="soft">{html.escape(at)}</p>', overview_table, headline_html(figures, call.words), pictures]
+
+    def show(call: Call, campaign_id: int | None) -> list[Any]:
+        filled = show_live(call, campaign_id)
+        if campaign_id is None:
+            return filled + [None] * (len(everything) - len(filled))
+        figures = desk.dashboard.figures(campaign_id)
+        found = tables(figures)
+        for name, plot in SECTIONS:
+            filled += [
+                plot_html(plot, figures, call.words) if plot and found[name].rows else "",
+                frame(found[name], call.words, translated=TRANSLATED),
+                links([(call.words["csv"], table_address(campaign_id, name))]),
+            ]
+        others = [name for name in found if name not in dict(SECTIONS)]
+        filled.append(links([(call.words[f"table.{name}"], table_address(campaign_id, name)) for name in others]))
+        return filled
+
+    def look_again(call: Call, campaign_id: int | None) -> list[Any]:
+        if campaign_id is not None:
+            desk.dashboard.forget(campaign_id)
+        return show(call, campaign_id)
+
+    desk.on(refresh.click, look_again, [chosen], everything, progress="minimal")
+    timer = gr.Timer(TIMER_SECONDS)
+    desk.on(timer.tick, show_live, [chosen], live)
+    return (show, timer), everything
+
+
+def _overview_table(overviews: list[Overview]) -> Table:
+    return Table(
+        (
+            *(("campaign", "text"), ("state", "text"), ("items", "count"), ("items_done", "count")),
+            *(("judgments", "count"), ("needed", "count"), ("overlap", "count"), ("gold_items", "count")),
+            ("qualification_items", "count"),
+        ),
+        tuple(
+            (
+                *(each.campaign.name, each.campaign.state, each.items, each.items_done, each.judgments),
+                *(each.needed, each.campaign.overlap, each.gold, each.qualification),
+            )
+            for each in overviews
+        ),
+    )
+
+
+def headline_html(figures: Figures, words: Mapping[str, str]) -> str:
+    """The figures that a manager looks at first, as HTML with all texts escaped."""
+    overview, pace, agreement = figures.overview, figures.pace, figures.agreement
+    done_at = NOTHING if pace.done_at is None else shown(pace.done_at, "time")
+    left = words["nothing_left"] if overview.judgments >= overview.needed else done_at
+    low, high = agreement.usual
+    cards = (
+        _card(
+            words["headline.items"],
+            f"{overview.items_done} / {overview.items}",
+            "",
+            _share(overview.items_done, overview.items),
+        ),
+        _card(
+            words["headline.judgments"],
+            f"{overview.judgments} / {overview.needed}",
+            "",
+            _share(overview.judgments, overview.needed),
+        ),
+        _card(
+            words["headline.pace"],
+            shown(pace.per_hour, "number"),
+            words["headline.last_hour"].format(count=pace.last_hour),
+        ),
+        _card(words["headline.done_at"], left, ""),
+        _card(
+            words["headline.agreement"],
+            shown(agreement.share.value, "share"),
+            _interval(agreement.share, "share", words),
+            agreement.share.value,
+            (low, high),
+            words["headline.usual"].format(low=f"{100 * low:.0f}", high=f"{100 * high:.0f}"),
+        ),
+        _card(
+            words["headline.alpha"],
+            shown(agreement.alpha.value, "number"),
+            _interval(agreement.alpha, "number", words),
+        ),
+    )
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _interval(estimate: Estimate, kind: str, words: Mapping[str, str]) -> str:
+    if estimate.low is None or estimate.high is None:
+        return estimate.note
+    told = words["interval"].format(low=shown(estimate.low, kind), high=shown(estimate.high, kind), n=estimate.n)
+    return f"{told} {estimate.note}".strip()
+
+
+def _share(done: int, total: int) -> float | None:
+    return done / total if total else None
+
+
+def _card(
+    title: str,
+    value: str,
+    note: str,
+    share: float | None = None,
+    band: tuple[float, float] | None = None,
+    band_note: str = "",
+) -> str:
+    bar = ""
+    if share is not None:
+        marks = (
+            f'<i class="band" style="left: {100 * band[0]:.0f}%; width: {100 * (band[1] - band[0]):.0f}%"></i>'
+            if band
+            else ""
+        )
+        bar = (
+            f'<div class="meter" aria-hidden="true"><i class="fill" style="width: {100 * share:.1f}%"></i>{marks}</div>'
+        )
+    notes = "".join(f'<p class="soft">{html.escape(each)}</p>' for each in (note, band_note) if each)
+    return (
+        f'<div class="card"><p class="soft">{html.escape(title)}</p><p class="figure">{html.escape(value)}</p>'
+        f"{bar}{notes}</div>"
+    )
+
+
+def plot_html(name: str, figures: Figures, words: Mapping[str, str]) -> str:
+    """A plot as a picture of this app with its description, and a link to the same as PNG."""
+    address = f"{API}/campaigns/{figures.overview.campaign.id}/plots/{name}"
+    title = html.escape(words[f"plot.{name}"])
+    return (
+        f'<figure class="plot"><figcaption>{title}</figcaption>'
+        f'<img src="{address}.svg?at={figures.at:.0f}" alt="{title}" loading="lazy">'
+        f'<p class="links"><a href="{address}.png" download>PNG</a> <a href="{address}.svg" download>SVG</a></p>'
+        "</figure>"
+    )
+
+
+def table_address(campaign_id: int, name: str) -> str:
+    """Where a table is to be had as CSV."""
+    return f"{API}/campaigns/{campaign_id}/tables/{name}.csv"
