@@ -32,7 +32,8 @@ def ready_to_stream(sampler: Sampler) -> Iterator[None]:
 def stream(sampler: Sampler, prompt: Sequence[int], sampling: Sampling) -> Iterator[Sample]:
     """Sample one response; after each token, what there is of it so far. To be used inside `ready_to_stream`.
 
-    The last one equals `sampler.sample([prompt], sampling)`, to the bit: the same random numbers meet the same logits.
+    The last one equals `sampler.sample([prompt], sampling)`: the same random numbers meet the same logits, to the bit
+    where the model computes the same twice.
 
     Raises:
         ValueError: more than one response is asked for, or stop strings of a sampler that cannot decode.
