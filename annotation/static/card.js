@@ -84,10 +84,3 @@ export function paintDraft(root, draft) {
   });
   root.querySelector('[data-do="save"]')?.setAttribute("aria-disabled", String(ranks.includes(null)));
 }
-
-/** Blocks that are wider than their place can be scrolled by keyboard. */
-export function makeScrollable(root) {
-  for (const block of root.querySelectorAll(".rendered *")) {
-    if (block.scrollWidth > block.clientWidth && ["auto", "scroll"].includes(getComputedStyle(block).overflowX)) block.tabIndex = 0;
-  }
-}

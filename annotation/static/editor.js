@@ -13,7 +13,7 @@ const PAUSE_MS = 250; // in typing, before the changes are looked at
 export function openEditor(article, index, original, text, { compare, save, leave }) {
   const field = element("textarea", { "aria-label": t("edit.field", { letter: letter(index) }), dir: "auto", spellcheck: "true" });
   field.value = text;
-  const changes = element("div", { class: "changes" });
+  const changes = element("div", { class: "changes", tabindex: "0", role: "group", "aria-label": t("edit.changes") });
   const buttons = element(
     "div",
     { class: "editor-buttons" },

@@ -27,8 +27,20 @@ export function verbatim(text, className) {
 export function rendered(html, className) {
   const made = element("div", { class: `rendered ${className}`, dir: "auto" });
   made.innerHTML = html;
+  sizes.observe(made);
   return made;
 }
+
+// Blocks that are wider than their place can be scrolled by keyboard.
+const sizes = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    for (const block of target.querySelectorAll("*")) {
+      const scrolls = block.scrollWidth > block.clientWidth && ["auto", "scroll"].includes(getComputedStyle(block).overflowX);
+      if (scrolls) block.tabIndex = 0;
+      else block.removeAttribute("tabindex");
+    }
+  }
+});
 
 /** Words that came, went or stayed from one text to another. */
 export function difference(parts, className) {

@@ -129,22 +129,21 @@ class Page {
 
   /** Which screens the server has, so that none is asked for in vain. */
   async #discover() {
+    let paths = {};
     try {
-      const { paths } = await (await fetch("/openapi.json")).json();
-      const has = (path) => `/api/v1/${path}` in paths;
-      const { role } = this.desk.annotator;
-      this.can = {
-        history: has("history"),
-        work: has("work"),
-        guidelines: has("work"),
-        diff: has("diff"),
-        adjudicate: has("adjudication/next") && ADJUDICATORS.includes(role),
-        live: has("live") && (await Live.isOffered(this.desk)),
-      };
-    } catch (error) {
-      if (error instanceof Refused || error instanceof Unreachable) return;
-      // there is no description, or it cannot be read: what the first version had is there
+      paths = (await (await fetch("/openapi.json")).json()).paths;
+    } catch {
+      // there is no description, or it cannot be read: cards can be judged all the same
     }
+    const has = (path) => `/api/v1/${path}` in paths;
+    this.can = {
+      history: has("history"),
+      work: has("work"),
+      guidelines: has("work"),
+      diff: has("diff"),
+      adjudicate: has("adjudication/next") && ADJUDICATORS.includes(this.desk.annotator.role),
+      live: has("live") && (await this.screens.live.isOffered()),
+    };
   }
 
   #paintLinks() {
@@ -160,6 +159,7 @@ class Page {
     this.#paintKeys();
     this.painted = null;
     this.judging.render();
+    this.screens[this.screen]?.close();
     for (const screen of Object.values(this.screens)) screen.show();
     this.#route();
   }
@@ -304,10 +304,10 @@ class Page {
   #key(event) {
     if (event.key === "Escape" && !event.isComposing) {
       // dialogs and the menu close by themselves
-      if (!this.root.querySelector("dialog[open], [popover]:popover-open")) this.judging.cancel();
+      if (this.showsCards && !this.root.querySelector("dialog[open], :popover-open")) this.judging.cancel();
       return;
     }
-    if (!this.keysOn) return;
+    if (!this.keysOn || this.root.querySelector(":popover-open")) return;
     const key = pressed(event);
     const judging = this.showsCards;
     const action = key && this.keys.action(key, judging ? (this.desk.front?.responses.length ?? 0) : 0);

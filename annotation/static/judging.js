@@ -1,6 +1,6 @@
 // The screen on which a card is judged. What is said so far is a draft; a choice that needs nothing else is sent at once.
 
-import { cardNodes, makeScrollable, paintDraft } from "./card.js";
+import { cardNodes, paintDraft } from "./card.js";
 import { askDetails, closeDetails, focusDetails, paintDetails } from "./details.js";
 import { controls, extras, paintChoice, views } from "./dock.js";
 import { openEditor } from "./editor.js";
@@ -51,10 +51,7 @@ export class Judging {
     sheet.dataset.item = card.item_id;
     sheet.dataset.ready = "false";
     clearTimeout(this.settling);
-    this.settling = setTimeout(() => {
-      sheet.dataset.ready = "true";
-      makeScrollable(sheet);
-    }, SETTLE_MS + 10);
+    this.settling = setTimeout(() => (sheet.dataset.ready = "true"), SETTLE_MS + 10);
     if (!this.page.showsCards) return;
     window.scrollTo(0, 0);
     this.focus();
@@ -313,6 +310,7 @@ export class Judging {
     this.editing = true;
     this.#stopComparing();
     this.paint();
+    this.voice.say(t("edit.how", { letter: letter(place) }));
     const original = draft.card.responses[place];
     const end = () => {
       this.editing = false;
@@ -359,7 +357,6 @@ export class Judging {
     writeSetting("rlhf.view", view);
     this.voice.say(t(`view.is_${view}`));
     this.paint();
-    makeScrollable(this.#find(".sheet"));
   }
 
   /** Show what differs: between the two of a pair, or between the marked response of more and the first other one. */

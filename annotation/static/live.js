@@ -19,8 +19,12 @@ export class Live extends Screen {
   }
 
   /** Whether there is a campaign in which prompts can be written. */
-  static async isOffered(desk) {
-    return (await desk.get("live")).campaigns.length > 0;
+  async isOffered() {
+    try {
+      return (await this.desk.get("live")).campaigns.length > 0;
+    } catch {
+      return false;
+    }
   }
 
   async fill() {
@@ -28,7 +32,10 @@ export class Live extends Screen {
     this.campaigns = campaigns;
     this.worker = worker;
     this.request ??= running();
-    if (this.request) this.#follow();
+    if (this.request) {
+      this.messages = this.request.messages;
+      this.#follow();
+    }
     return this.#nodes();
   }
 
@@ -164,14 +171,15 @@ export class Live extends Screen {
       this.source?.close();
       this.source = null;
     }
-    if (said.state === "failed") this.#failed(said.error ?? t("live.failed"));
+    if (said.state === "failed" || (said.state === "done" && !said.card)) this.#failed(said.error ?? t("live.failed"));
     else if (said.state === "cancelled") this.#begin(request.messages.slice(0, -1));
-    else if (said.state === "done" && said.card) this.#done(said.card);
+    else if (said.state === "done") this.#done(said.card);
     else this.#paint(said);
   }
 
-  #paint({ state, position, answers }) {
-    this.state.textContent = state === "waiting" ? t("live.waiting", { position: position ?? "" }) : t("live.running");
+  #paint({ state, position, answers, error }) {
+    const waiting = position ? t("live.waiting", { position }) : t("live.sending");
+    this.state.textContent = error ?? (state === "waiting" ? waiting : t("live.running"));
     (answers ?? []).forEach(({ text, done }, index) => {
       const shown = this.answers.children[index] ?? this.answers.appendChild(answer(index));
       shown.querySelector(".content").textContent = text;

@@ -17,24 +17,32 @@ export class Screen {
   }
 
   async open() {
-    this.opened = Symbol(this.name);
-    const opened = this.opened;
+    const opened = Symbol(this.name);
+    this.opened = opened;
     if (this.place.childElementCount === 0) this.show(element("p", { class: "quiet-text" }, t("loading")));
-    await this.attempt(async () => {
+    try {
       const nodes = await this.fill();
       if (opened === this.opened) this.show(...nodes);
-    });
+    } catch (error) {
+      this.#failed(error);
+    }
   }
 
-  /** Do what needs the server; what it refuses is said on the screen. */
+  #failed(error) {
+    if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
+    if (error instanceof Refused && error.status === 401) this.desk.sync();
+    if (error instanceof Refused && error.status === 404) this.page.missing(this.name);
+    else this.show(element("h2", {}, t(`nav.${this.name}`)), element("p", { role: "alert" }, error.message), button(t("retry"), "reopen", { class: "primary" }));
+  }
+
+  /** Do what needs the server; what it refuses is said in a notice. */
   async attempt(work) {
     try {
       await work();
     } catch (error) {
       if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
+      this.page.voice.notice(error.message);
       if (error instanceof Refused && error.status === 401) this.desk.sync();
-      if (error instanceof Refused && error.status === 404 && this.opened && !this.filled) this.page.missing(this.name);
-      else this.show(element("h2", {}, t(`nav.${this.name}`)), element("p", { role: "alert" }, error.message), button(t("retry"), "reopen", { class: "primary" }));
     }
   }
 
