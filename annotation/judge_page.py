@@ -32,7 +32,8 @@ PATH = "/annotate"
 PUBLIC = ("assets/", "static/", "svelte/", "theme.css", "favicon.ico")
 PRIVATE = ("", "config")
 CHECKED = "rlhf.annotator"  # in the scope of a request whose session is valid
-_IMPORTING = threading.Lock()
+# Gradio keeps the page that is being built in one place for the whole process: what two threads build at once is mixed.
+_BUILDING = threading.Lock()
 
 JS_ON_LOAD = "import('/static/judge.js').then((judge) => judge.start(element));"
 STYLES = ("judge.css", "screens.css", "rendered.css")
@@ -110,17 +111,16 @@ def mounted(gr: Any, blocks: Any, path: str, *, head: str, i18n: Any, max_file_s
 
 
 def gradio() -> Any:
-    """Gradio, imported with none of its settings taken from the environment; any thread may ask.
+    """Gradio, imported with none of its settings taken from the environment.
 
     Raises:
         ValueError: as `check_environment`.
     """
     check_environment()
-    with _IMPORTING:
-        for name in [name for name in os.environ if name.startswith("GRADIO_") and name != "GRADIO_TEMP_DIR"]:
-            del os.environ[name]
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        return _import_gradio()
+    for name in [name for name in os.environ if name.startswith("GRADIO_") and name != "GRADIO_TEMP_DIR"]:
+        del os.environ[name]
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    return _import_gradio()
 
 
 def _import_gradio() -> Any:
@@ -169,9 +169,13 @@ class JudgePage:
         if self._task is not None:
             await self._task
 
+    def _built(self) -> FastAPI:
+        with _BUILDING:
+            return self._build()
+
     async def _serve(self, ready: asyncio.Future[ASGIApp]) -> None:
         """Hold Gradio's own start and stop in one task."""
-        building = asyncio.ensure_future(_in_daemon_thread(self._build))
+        building = asyncio.ensure_future(_in_daemon_thread(self._built))
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait((building, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not building.done():
