@@ -19,11 +19,16 @@ from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from annotation.accounts import AccountError
+from annotation.admin_page import ADMIN_PATH, AdminPage
+from annotation.dashboard import Dashboard
 from annotation.guard import Guard
 from annotation.judge_page import PATH, JudgePage
+from annotation.managing import Archives
 from annotation.records import AnnotationError, NotHeld, UnknownItem
 from annotation.routes import accounts
 from annotation.routes.access import visitor
+from annotation.routes.live import router as live
+from annotation.routes.manage import router as managing
 from annotation.routes.work import router as annotator_work
 from annotation.service import AnnotationService
 from annotation.site import LOOPBACK_ONLY, Site
@@ -59,16 +64,23 @@ def create_app(service: AnnotationService, site: Site = LOOPBACK_ONLY) -> FastAP
         site: how browsers reach it.
     """
     page = JudgePage(lambda request: visitor(request, service))
+    dashboard = Dashboard(service.store, clock=service.clock)
+    archives = Archives(service.store, clock=service.clock)
+    admin_page = AdminPage(service, dashboard, archives, public_url=site.public_url)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         page.start()
         yield
         await page.stop()
+        await admin_page.stop()
+        archives.close()
 
     app = FastAPI(title="rlhf annotate", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     app.state.site = site
+    app.state.dashboard = dashboard
+    app.state.archives = archives
     app.state.hashing = accounts.hashing_threads()
     app.add_middleware(Guard, site=site)
     if site.trusted_proxies:
@@ -80,9 +92,12 @@ def create_app(service: AnnotationService, site: Site = LOOPBACK_ONLY) -> FastAP
     app.include_router(accounts.admin, prefix="/api/v1")
     app.include_router(work, prefix="/api/v1")
     app.include_router(annotator_work, prefix="/api/v1")
+    app.include_router(managing, prefix="/api/v1")
+    app.include_router(live, prefix="/api/v1")
     app.mount("/static", FreshFiles(directory=STATIC))
-    app.router.routes.append(Route(PATH, page, include_in_schema=False))
-    app.mount(PATH, page)
+    for path, shown in ((PATH, page), (ADMIN_PATH, admin_page)):
+        app.router.routes.append(Route(path, shown, include_in_schema=False))
+        app.mount(path, shown)
     return app
 
 

@@ -200,7 +200,7 @@ def plot_html(name: str, figures: Figures, words: Mapping[str, str]) -> str:
     title = html.escape(words[f"plot.{name}"])
     return (
         f'<figure class="plot"><figcaption>{title}</figcaption>'
-        f'<img src="{address}.svg?at={figures.at:.0f}" alt="{title}" loading="lazy">'
+        f'<img src="{address}.svg?at={figures.at:.0f}" alt="{title}">'
         f'<p class="links"><a href="{address}.png" download>PNG</a> <a href="{address}.svg" download>SVG</a></p>'
         "</figure>"
     )
