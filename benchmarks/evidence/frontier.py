@@ -76,6 +76,7 @@ def ppo_run(kl_coef: float, seed: int) -> Run:
         kind="frontier-ppo",
         seconds=240,
         settings={"method": "PPO", "weight": kl_coef, "seed": seed},
+        records=(RESPONSES,),
     )
 
 
@@ -110,6 +111,7 @@ def dpo_run(beta: float, seed: int) -> Run:
         kind="frontier-dpo",
         seconds=180,
         settings={"method": "DPO", "weight": beta, "seed": seed},
+        records=(RESPONSES,),
     )
 
 
@@ -148,8 +150,8 @@ def point(plan: Plan, run: Run) -> Point | None:
     found = plan.place.result(run)
     if not found:
         return None
-    base = by_prompt(plan.place.folder("sentiment/sft_measured") / RESPONSES)
-    ours = by_prompt(plan.place.folder(run) / RESPONSES)
+    base = by_prompt(plan.place.found("sentiment/sft_measured") / RESPONSES)
+    ours = by_prompt(plan.place.found(run) / RESPONSES)
     leads = [value - base[prompt] for prompt, value in ours.items()]
     return Point(
         method=run.settings["method"],

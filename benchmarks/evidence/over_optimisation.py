@@ -68,7 +68,13 @@ def small_reward() -> Run:
         *("--num_train_epochs", str(REWARD_EPOCHS), "--per_device_train_batch_size", "8"),
         *("--learning_rate", "5e-4", "--num_members", str(MEMBERS), *sentiment.PAIRS),
     )
-    return Run("over_optimisation/reward", (train,), needs=("sentiment/data", "sentiment/sft"), seconds=200)
+    return Run(
+        "over_optimisation/reward",
+        (train,),
+        needs=("sentiment/data", "sentiment/sft"),
+        seconds=200,
+        records=(f"model/{METRICS}",),
+    )
 
 
 def ppo_run(arm: str, seed: int) -> Run:
@@ -125,7 +131,7 @@ def section(plan: Plan, images: Path) -> str:
     if not found:
         return ""
     draw(images / PLOT, found)
-    small = read_json(plan.place.folder("over_optimisation/reward") / "model" / METRICS)["eval_accuracy"]
+    small = read_json(plan.place.found("over_optimisation/reward") / "model" / METRICS)["eval_accuracy"]
     setting = SETTING.format(
         steps=STEPS,
         trained=FEW * GROUP,

@@ -104,6 +104,7 @@ def fold_run(preferences: PreferenceSet, fold: int) -> Run:
         kind=f"reward-models-{preferences.name}",
         seconds=450,
         settings={"set": preferences.name, "fold": fold, "pairs_trained_on": 8 * preferences.steps},
+        records=(PAIRS,),
     )
 
 
@@ -151,7 +152,7 @@ def judged_rows(plan: Plan, preferences: PreferenceSet) -> list[dict[str, Any]]:
     folds = [plan.by_name[f"reward_models/{preferences.name}-fold{fold}"] for fold in range(FOLDS)]
     if not all(plan.place.result(run) for run in folds):
         return []
-    return [row for run in folds for row in read_rows(plan.place.folder(run) / PAIRS)]
+    return [row for run in folds for row in read_rows(plan.place.found(run) / PAIRS)]
 
 
 def verdict(name: str, values: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import Any
 
 import rlhf
-from benchmarks.evidence.runs import FAILED, FINISHED, LIMIT_SECONDS, STATE, Place, Plan, Run, write_state
+from benchmarks.evidence.runs import FAILED, FINISHED, LIMIT_SECONDS, STATE, Place, Plan, Run, read_json, write_state
 from rlhf.stages import Finished, run_process, run_stage, set_aside
 from rlhf.training.run_folder import write_atomically
 
@@ -30,16 +30,18 @@ def run_plan(plan: Plan, experiments: Sequence[str], lock: int) -> list[str]:
     be started.
     """
     runs = plan.with_needs(experiments)
+    to_make = plan.to_make(experiments)
     lacking: list[str] = []
     for number, run in enumerate(runs, start=1):
-        if plan.status(run) == FINISHED:
+        if run.name not in to_make:
             continue
-        missing = [name for name in run.needs if plan.status(plan.by_name[name]) != FINISHED]
+        missing = [name for name in run.needs if not plan.is_here(plan.by_name[name])]
         if missing:
             print(f"\n== {run.name} is left out: it needs {missing[0]}, which has not finished", flush=True)
             lacking.append(run.name)
             continue
-        print(f"\n== run {number} of {len(runs)}, {run.name}: {remaining(plan, runs[number - 1 :])}", flush=True)
+        left = [other for other in runs[number - 1 :] if other.name in to_make]
+        print(f"\n== run {number} of {len(runs)}, {run.name}: {remaining(plan, left)}", flush=True)
         if not run_one(plan, run, lock):
             lacking.append(run.name)
         write_summary(plan, run.experiment)
@@ -109,7 +111,7 @@ def make_room(plan: Plan, run: Run) -> None:
     folder = plan.place.folder(run)
     if not folder.exists():
         return
-    state = plan.place.state(run)
+    state = read_json(folder / STATE)
     if not state:
         raise ValueError(f"{folder} is there and {STATE} is not: it was not made here; choose another --runs")
     if state.get("status") == FINISHED:
@@ -137,8 +139,8 @@ def write_summary(plan: Plan, experiment: str) -> None:
 
 
 def remaining(plan: Plan, runs: Sequence[Run]) -> str:
-    """How long this run and all that are left will take, as far as it is known."""
-    left = [plan.expected_seconds(run) for run in runs if plan.status(run) != FINISHED]
+    """How long the first of these runs and all of them will take, as far as it is known."""
+    left = [plan.expected_seconds(run) for run in runs]
     minutes = round(sum(left) / 60)
     return f"about {left[0]:.0f} s; with the {len(left) - 1} after it about {minutes // 60} h {minutes % 60:02d} min"
 

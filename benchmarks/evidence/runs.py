@@ -2,6 +2,7 @@
 
 A run is known by a key: its commands, the data files they name, and the keys of the runs it builds on. A run that is
 finished under its key is skipped, one that was killed is started again, and one whose key has changed is set aside.
+What a run has found can be recorded in a few small files, so that on another machine it need not be made again.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Run:
         seconds: what it is expected to take until one of its kind has been measured.
         settings: what sets it apart from the others of its experiment, such as method, weight and seed.
         steps_from: the run whose result holds `steps`.
+        records: files, besides state and result, that the report reads.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Run:
     seconds: float = 120.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     steps_from: str | None = None
+    records: tuple[str, ...] = ()
 
     @property
     def experiment(self) -> str:
@@ -54,13 +57,22 @@ class Run:
 
 @dataclass(frozen=True)
 class Place:
-    """Where runs are kept and data is read from."""
+    """Where runs are kept and data is read from; `recorded` holds what runs of other machines have found."""
 
     runs: Path
     data: Path
+    recorded: Path | None = None
 
     def folder(self, run: Run | str) -> Path:
         return self.runs / (run if isinstance(run, str) else run.name)
+
+    def found(self, run: Run | str) -> Path:
+        """Where what a run has found is read: its folder, or what is recorded of it where it was not finished here."""
+        folder = self.folder(run)
+        if self.recorded is None or read_json(folder / STATE).get("status") == FINISHED:
+            return folder
+        recorded = self.recorded / folder.relative_to(self.runs)
+        return recorded if (recorded / STATE).is_file() else folder
 
     def command(self, run: Run, command: Sequence[str]) -> list[str]:
         """A command line with its places filled in.
@@ -74,20 +86,20 @@ class Place:
         return [_replaced(part, places) for part in command]
 
     def measured_steps(self, run: Run) -> int:
-        result = read_json(self.folder(run.steps_from or "") / RESULT)
+        result = read_json(self.found(run.steps_from or "") / RESULT)
         if "steps" not in result:
             raise ValueError(f"run {run.name} takes its steps from {run.steps_from}, which has measured none: run it")
         return int(result["steps"])
 
     def state(self, run: Run) -> dict[str, Any]:
         """What is known of a run; empty when it was never started."""
-        return read_json(self.folder(run) / STATE)
+        return read_json(self.found(run) / STATE)
 
     def result(self, run: Run) -> dict[str, Any]:
         """What a run has measured; empty without a finished run."""
         if self.state(run).get("status") != FINISHED:
             return {}
-        return read_json(self.folder(run) / RESULT)
+        return read_json(self.found(run) / RESULT)
 
 
 @dataclass
@@ -152,6 +164,20 @@ class Plan:
                 needed |= {run.name, *run.needs, *filter(None, [run.steps_from])}
         return [run for run in self.runs if run.name in needed]
 
+    def is_here(self, run: Run) -> bool:
+        """Whether a run has finished on this machine, so that its files can be built on."""
+        return self.status(run) == FINISHED and self.place.found(run) == self.place.folder(run)
+
+    def to_make(self, experiments: Iterable[str]) -> set[str]:
+        """Names of the runs of these experiments that have not finished, and of all they need that is not here."""
+        experiments = list(experiments)
+        left: set[str] = set()
+        for run in reversed(self.with_needs(experiments)):
+            wanted = not experiments or run.experiment in experiments
+            if (run.name in left and not self.is_here(run)) or (wanted and self.status(run) != FINISHED):
+                left |= {run.name, *run.needs, *filter(None, [run.steps_from])}
+        return {name for name in left if not self.is_here(self.by_name[name])}
+
     def expected_seconds(self, run: Run) -> float:
         """The mean of the finished runs of its kind, or what the run says."""
         finished = [
@@ -169,6 +195,43 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """What a run has measured, for the report."""
     write_atomically(folder / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def record(plan: Plan, folder: Path) -> int:
+    """Copy what finished runs have found: state, result, and what else the report reads; the number of runs.
+
+    Of responses only prompt and reward are kept, margins are rounded to four digits, and places are left open.
+    """
+    count = 0
+    for run in plan.runs:
+        if plan.status(run) != FINISHED:
+            continue
+        source, target = plan.place.found(run), folder / run.name
+        for name in (STATE, RESULT, *run.records):
+            if (source / name).is_file() and source != target:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                text = _small(source / name).replace(str(plan.place.runs), RUNS)
+                write_atomically(target / name, text.replace(str(plan.place.data), DATA))
+        count += 1
+    return count
+
+
+def _small(file: Path) -> str:
+    text = file.read_text(encoding="utf-8")
+    if file.name == STATE:
+        state = {name: value for name, value in json.loads(text).items() if name != "commands"}
+        return json.dumps(state, indent=2) + "\n"
+    if file.suffix != ".jsonl":
+        return text
+    rows = [json.loads(line) for line in text.splitlines()]
+    kept = [{name: _rounded(row[name]) for name in ("prompt_id", "reward", "margins") if name in row} for row in rows]
+    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in kept)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:

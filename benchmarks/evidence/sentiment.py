@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.evidence.judge import MAX_NEW_TOKENS
-from benchmarks.evidence.runs import DATA, HERE, RUNS, Run
+from benchmarks.evidence.runs import DATA, HERE, RESPONSES, RUNS, Run
 
 SFT = f"{RUNS}/sentiment/sft/model"
 REWARD = f"{RUNS}/sentiment/reward/model"
@@ -85,6 +85,7 @@ def runs() -> list[Run]:
             (measured(SFT, seed=1),),
             needs=MADE,
             kind="measured",
+            records=(RESPONSES,),
             seconds=60,
         ),
         Run(

@@ -14,7 +14,19 @@ import pytest
 from benchmarks.evidence import equal_time, frontier, judge, over_optimisation, ranking, report, reward_models
 from benchmarks.evidence.__main__ import MODULES
 from benchmarks.evidence.runner import run_plan
-from benchmarks.evidence.runs import FAILED, FINISHED, HERE, RESPONSES, STEPS, WAITING, Place, Plan, Run, write_result
+from benchmarks.evidence.runs import (
+    FAILED,
+    FINISHED,
+    HERE,
+    RESPONSES,
+    STEPS,
+    WAITING,
+    Place,
+    Plan,
+    Run,
+    record,
+    write_result,
+)
 from benchmarks.evidence.sentiment_data import Sentence, calibration_split, comparisons, demonstrations, halves
 from rlhf.data.comparisons import Comparison, Message
 from rlhf.evaluation.metrics import Estimate
@@ -110,6 +122,36 @@ def test_steps_come_from_the_run_that_measured_them(place) -> None:
     write_result(place.folder(measuring), {"steps": 12})
     assert place.command(run, run.commands[0])[-1] == "12"
     assert plan.with_needs(["a"]) == [measuring, run]
+
+
+def test_what_is_recorded_is_not_made_again_but_what_it_was_made_from_is_when_others_need_it(place, tmp_path) -> None:
+    def runs(*, with_other: bool) -> list[Run]:
+        made = [
+            counting("a/base", tmp_path / "base"),
+            counting("b/leaf", tmp_path / "leaf", needs=("a/base",), records=("responses.jsonl",)),
+        ]
+        return [*made, counting("b/other", tmp_path / "other", needs=("a/base",))] if with_other else made
+
+    plan = Plan(runs(with_other=False), place)
+    assert run_all(plan) == []
+    row = {"prompt_id": "p", "reward": 0.123456, "text": "what was said"}
+    (place.folder("b/leaf") / RESPONSES).write_text(json.dumps(row) + "\n")
+    write_result(place.folder("b/leaf"), {"value": 7})
+    assert record(plan, tmp_path / "recorded") == 2
+    (kept,) = (tmp_path / "recorded" / "b" / "leaf" / RESPONSES).read_text().splitlines()
+    assert json.loads(kept) == {"prompt_id": "p", "reward": 0.1235}
+
+    elsewhere = Place(tmp_path / "elsewhere", place.data, tmp_path / "recorded")
+    again = Plan(runs(with_other=False), elsewhere)
+    assert again.to_make([]) == set()
+    assert elsewhere.result("b/leaf") == {"value": 7}
+    more = Plan(runs(with_other=True), elsewhere)
+    assert more.to_make([]) == {"a/base", "b/other"}
+    assert run_all(more) == []
+    assert [(tmp_path / name).read_text() for name in ("base", "leaf", "other")] == ["xx", "x", "x"]
+    assert Plan(runs(with_other=True), Place(tmp_path / "third", place.data)).to_make(["b"]) == {
+        *("a/base", "b/leaf", "b/other")
+    }
 
 
 def test_a_plan_refuses_a_name_twice_and_a_need_that_comes_later(place) -> None:
