@@ -117,6 +117,15 @@ def test_the_page_on_annotation_runs_as_it_stands(tmp_path: Path) -> None:
     assert row.responses[0].text == "Because it is so."
 
 
+def test_the_page_on_deployment_runs_as_it_stands(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "RLHF_PASSWORD", "a long password that nobody guesses")
+    assert run_all("docs/annotation_deployment.md", tmp_path) == [
+        *("annotate user", "annotate invite", "annotate user"),
+        *("annotate backup", "annotate restore", "annotate verify"),
+    ]
+    assert (tmp_path / "runs" / "restored.db").stat().st_size > 0
+
+
 def test_the_comparison_in_the_docs_is_read(tmp_path: Path) -> None:
     example = re.search(r"```json\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), flags=re.DOTALL)
     assert example is not None
