@@ -174,13 +174,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.annotation.order", allow_abbrev=False)
     parser.add_argument("--output_file", type=Path, default=Path("runs/annotation-order.json"), help="JSON to write")
     parser.add_argument("--docs", type=Path, help="folder of results.md, whose section is replaced; default none")
+    parser.add_argument("--report", action="store_true", help="simulate nothing: read what --output_file holds")
     arguments = parser.parse_args(argv)
-    data = Path(os.environ.get("RLHF_REAL_DATA") or ROOT.parent / "shared" / "data")
-    if not data.is_dir():
-        parser.error(f"{data} is not there: set RLHF_REAL_DATA to the folder of the real data")
-    found = simulate(data)
-    arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.output_file, json.dumps(found) + "\n")
+    if arguments.report:
+        found = json.loads(arguments.output_file.read_text(encoding="utf-8"))
+    else:
+        found = simulate(data_folder(parser))
+        arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(arguments.output_file, json.dumps(found) + "\n")
     if arguments.docs is None:
         return
     page = arguments.docs / "results.md"
@@ -189,6 +190,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not begin or not end:
         parser.error(f"{page} lacks the marks {BEGIN} and {END}: add them where the section belongs")
     write_atomically(page, f"{head}{BEGIN}\n\n{section(found, arguments.docs / 'images')}\n\n{END}{tail}")
+
+
+def data_folder(parser: argparse.ArgumentParser) -> Path:
+    """Where the real data is: `RLHF_REAL_DATA`, or `shared/data` beside the repository."""
+    data = Path(os.environ.get("RLHF_REAL_DATA") or ROOT.parent / "shared" / "data")
+    if not data.is_dir():
+        parser.error(f"{data} is not there: set RLHF_REAL_DATA to the folder of the real data")
+    return data
 
 
 def _interval(values: Any) -> tuple[float, float]:
