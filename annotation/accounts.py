@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import math
 import secrets
 import time
 import unicodedata
@@ -53,7 +54,7 @@ class TooManyTries(AccountError):
     """Too many wrong passwords; `seconds` from now on the next one is looked at."""
 
     def __init__(self, seconds: float):
-        self.seconds = max(int(seconds) + 1, 1)
+        self.seconds = max(math.ceil(seconds), 1)
         minutes = -(-self.seconds // 60)
         wait = "a minute" if minutes == 1 else f"{minutes} minutes"
         super().__init__(f"there were {MAX_TRIES} wrong tries; wait {wait}, and then try again")
