@@ -267,6 +267,7 @@ class LiveQueue:
         if [(row.policy_id, row.sampling) for row in known] == wanted:
             return [(row.seed, row.text) for row in known]
         connection.execute(sa.delete(live_answer).where(own))
+        seeds = [str(secrets.randbelow(2**31)) for _ in wanted]
         rows = [
             {
                 "request_id": request_id,
@@ -274,12 +275,12 @@ class LiveQueue:
                 "policy_id": policy_id,
                 "text": "",
                 "sampling": sampling,
-                "seed": str(secrets.randbelow(2**31)),
+                "seed": seed,
             }
-            for position, (policy_id, sampling) in enumerate(wanted)
+            for position, ((policy_id, sampling), seed) in enumerate(zip(wanted, seeds, strict=True))
         ]
         connection.execute(sa.insert(live_answer), rows)
-        return [(row["seed"], "") for row in rows]
+        return [(seed, "") for seed in seeds]
 
 
 class Worker:
