@@ -151,7 +151,7 @@ export class Judging {
     const [first, second] = values.map(Number);
     if (name === "cancel") this.cancel();
     else if (name === "undo") this.desk.undo();
-    else if (this.isBlocked) return;
+    else if (this.isBlocked || !this.reasons.hidden) return;
     else if (name === "warned") this.#warned();
     else if (this.root.dataset.warning === "true" && !["skip", "flag"].includes(name)) return;
     else if (this.desk.undoing) this.voice.say(t("undo.wait"));

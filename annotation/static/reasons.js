@@ -32,6 +32,7 @@ export function askReason(form, kind, offered, done) {
   // A digit picks a reason; anything else that is typed goes into the field.
   form.onkeydown = (event) => {
     if (event.target === form.elements.reason || event.ctrlKey || event.altKey || event.metaKey || event.key.length !== 1 || event.key === " ") return;
+    event.stopPropagation(); // the keys of the card rest meanwhile
     const reason = /^[1-9]$/.test(event.key) ? offered[Number(event.key) - 1] : undefined;
     if (reason === undefined) form.elements.reason.focus();
     else if (!event.repeat) {
