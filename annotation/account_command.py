@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from annotation import campaigns
 from annotation.accounts import Accounts
 from annotation.arguments import STORE_HELP, Parser
+from annotation.public_site import checked_public_url
 from annotation.records import ROLES
-from annotation.site import checked_public_url
 from annotation.store import Store
 
 SECRET = "RLHF_ANNOTATION_SECRET"

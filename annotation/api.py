@@ -24,6 +24,7 @@ from annotation.dashboard import Dashboard
 from annotation.guard import Guard
 from annotation.judge_page import PATH, JudgePage
 from annotation.managing import Archives
+from annotation.public_site import LOOPBACK_ONLY, Site
 from annotation.records import AnnotationError, NotHeld, UnknownItem
 from annotation.routes import accounts
 from annotation.routes.access import visitor
@@ -31,7 +32,6 @@ from annotation.routes.live import router as live
 from annotation.routes.manage import router as managing
 from annotation.routes.work import router as annotator_work
 from annotation.service import AnnotationService
-from annotation.site import LOOPBACK_ONLY, Site
 from annotation.store import StoreUnavailable
 from rlhf import __version__
 

@@ -17,8 +17,8 @@ import uvicorn
 from annotation.accounts import Accounts
 from annotation.api import create_app
 from annotation.judge_page import check_environment
+from annotation.public_site import LOOPBACK_ONLY, Site
 from annotation.service import AnnotationService
-from annotation.site import LOOPBACK_ONLY, Site
 from annotation.store import Store
 
 SECONDS_TO_FINISH = 3  # for requests that are under way when the server is stopped

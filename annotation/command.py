@@ -16,7 +16,7 @@ from annotation.campaign_command import campaign_main
 from annotation.export_command import export_main
 from annotation.import_command import import_main
 from annotation.order_command import order_main
-from annotation.site import Site, checked_public_url, is_loopback
+from annotation.public_site import Site, checked_public_url, is_loopback
 from annotation.store import Store, StoreUnavailable
 
 

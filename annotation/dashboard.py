@@ -25,10 +25,10 @@ from annotation.store import Store
 from annotation.tables import annotator, completion, item, judgment, policy, prompt, slot
 
 if TYPE_CHECKING:
-    from annotation.statistics.agreement import KappaMatrix
-    from annotation.statistics.estimates import Estimate
-    from annotation.statistics.ratings import Ratings
-    from annotation.statistics.votes import Vote
+    from annotation.stats.agreement import KappaMatrix
+    from annotation.stats.estimates import Estimate
+    from annotation.stats.ratings import Ratings
+    from annotation.stats.votes import Vote
 
 CACHE_SECONDS = 30.0
 HOUR = 3600.0
@@ -91,7 +91,7 @@ class Worker:
         gold: share of gold items that were right at first, with its interval.
         reliability: how often they are expected to be right, by Dawid-Skene; None without votes.
         left: how often the left response of a pair won.
-        suspicion, reasons: from 0 to 1, and why, as `annotation.statistics.annotators` says.
+        suspicion, reasons: from 0 to 1, and why, as `annotation.stats.annotators` says.
         last_at: their newest judgment, in seconds since 1970.
     """
 
@@ -257,14 +257,14 @@ def read_figures(store: Store, campaign_id: int, *, now: float) -> Figures:
     Raises:
         campaigns.CampaignError: there is no such campaign.
     """
-    from annotation.statistics.agreement import (
+    from annotation.stats.agreement import (
         ORDINARY_AGREEMENT,
         kappa_matrix,
         percent_agreement,
         preference_alpha,
         strength_alpha,
     )
-    from annotation.statistics.bias import (
+    from annotation.stats.bias import (
         both_bad_share,
         left_share,
         length_bias,
@@ -341,7 +341,7 @@ class _Read:
 
 
 def _votes(connection: sa.Connection, campaign_id: int) -> _Read:
-    from annotation.statistics.votes import Vote
+    from annotation.stats.votes import Vote
 
     current = assignment.current_judgments(kinds=("ranking",)).subquery()
     # texts, and each read once: few orders and rankings are many rows
@@ -509,11 +509,11 @@ def _workers(
     people: Mapping[str, Any],
 ) -> tuple[Worker, ...]:
     """Everybody of whom something stands, the most suspicious first."""
-    from annotation.statistics.annotators import suspicions
-    from annotation.statistics.bias import left_share, pace_by_annotator
-    from annotation.statistics.dawid_skene import fit_dawid_skene
-    from annotation.statistics.estimates import share
-    from annotation.statistics.votes import pair_labels
+    from annotation.stats.annotators import suspicions
+    from annotation.stats.bias import left_share, pace_by_annotator
+    from annotation.stats.dawid_skene import fit_dawid_skene
+    from annotation.stats.estimates import share
+    from annotation.stats.votes import pair_labels
 
     paces = pace_by_annotator(read.with_gold)
     reliability: dict[str, float] = {}
@@ -560,7 +560,7 @@ def _answers(
 def _ratings(
     votes: Sequence[Vote], policies: Mapping[str, tuple[str, ...]], prompts: Mapping[str, str]
 ) -> Ratings | None:
-    from annotation.statistics.ratings import rate_policies
+    from annotation.stats.ratings import rate_policies
 
     rated = [vote for vote in votes if len(set(policies.get(vote.item, ()))) > 1]
     if not rated:
@@ -584,7 +584,7 @@ def agreement_over_time(votes: Sequence[Vote]) -> tuple[tuple[float, Estimate], 
 
     Of more than `LONGEST_SERIES` days, stretches of several days.
     """
-    from annotation.statistics.agreement import percent_agreement
+    from annotation.stats.agreement import percent_agreement
 
     last: dict[str, int] = {}
     num_votes: Counter[str] = Counter()

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotation.site import LOOPBACK_ONLY, Site, hostname, is_loopback
+from annotation.public_site import LOOPBACK_ONLY, Site, hostname, is_loopback
 
 MAX_BODY = 1_000_000  # bytes
 # Managers' files. The page looks at the session and at the declared length first, and then reads them piece by piece.

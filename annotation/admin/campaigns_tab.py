@@ -112,7 +112,7 @@ def _new(desk: Desk, chosen: Any, fill_choices: Any) -> None:
 
 def _settings(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     gr, say = desk.gr, desk.say
-    with gr.Row():
+    with gr.Row(elem_classes="bar"):
         state = gr.Textbox(label=say("field.state"), interactive=False, max_lines=1)
         buttons = {name: gr.Button(say(f"campaigns.{name}"), size="lg") for name in STATES}
     fields: dict[str, Any] = {}
@@ -263,9 +263,7 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         start = gr.Number(label=say("gold.start"), value=1, precision=0, minimum=1, scale=0, min_width=140)
         only_gold = gr.Checkbox(label=say("gold.only"), value=False, scale=0, min_width=200)
         find = gr.Button(say("gold.find"), scale=0, min_width=140)
-    items = gr.Dataframe(
-        label=say("gold.items"), datatype="str", interactive=False, type="array", wrap=True, max_height=320
-    )
+    items = desk.table(say("gold.items"), max_height=320)
     with gr.Row(elem_classes="bar"):
         number = gr.Number(label=say("gold.number"), precision=0, minimum=1, scale=0, min_width=140)
         look = gr.Button(say("gold.show"), scale=0, min_width=140)
@@ -282,7 +280,7 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
 
     def listed(call: Call, campaign_id: int, begin: Any = 1, only: bool = False) -> dict[str, Any]:
         rows = managing.list_items(desk.store, campaign_id, start=number_of(begin or 1, "start"), only_gold=bool(only))
-        columns = (("item", "count"), ("kind", "text"), ("gold", "text"), ("prompt", "text"))
+        columns = (("item", "count"), ("kind", "text"), ("right_ranks", "text"), ("prompt", "text"))
         shown_ranks = [None if row.gold is None else ", ".join(map(str, row.gold)) for row in rows]
         found = zip(rows, shown_ranks, strict=True)
         table = Table(columns, tuple((row.id, row.kind, gold, row.prompt) for row, gold in found))

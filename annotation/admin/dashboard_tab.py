@@ -10,7 +10,7 @@ from annotation.admin.desk import NOTHING, Call, Desk, frame, links, shown
 from annotation.dashboard import Figures, Overview, Table, tables
 
 if TYPE_CHECKING:
-    from annotation.statistics.estimates import Estimate
+    from annotation.stats.estimates import Estimate
 
 API = "/api/v1/manage"
 TIMER_SECONDS = 60
@@ -39,22 +39,14 @@ def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     with gr.Row(elem_classes="bar"):
         refresh = gr.Button(say("refresh"), size="sm", scale=0, min_width=120)
         updated = gr.HTML(elem_classes="grow")
-    campaigns = gr.Dataframe(label=say("table.campaigns"), datatype="str", interactive=False, type="array", wrap=True)
+    campaigns = desk.table(say("table.campaigns"))
     headline = gr.HTML()
     plots = gr.HTML()
     frames = []
     for name, _ in SECTIONS:
         with gr.Accordion(say(f"table.{name}"), open=name in ("agreement", "annotators", "flags")):
             picture = gr.HTML()
-            table = gr.Dataframe(
-                label=say(f"table.{name}"),
-                show_label=False,
-                datatype="str",
-                interactive=False,
-                type="array",
-                wrap=True,
-                max_height=420,
-            )
+            table = desk.table(say(f"table.{name}"), show_label=False)
             files = gr.HTML()
         frames += [picture, table, files]
     more = gr.HTML()

@@ -61,6 +61,19 @@ class Desk:
 
         return Choice(choices=[], **settings)
 
+    def table(self, label: Any, *, max_height: int = 420, show_label: bool = True) -> Any:
+        """A table of texts, shown as they are: neither Markdown nor HTML."""
+        return self.gr.Dataframe(
+            value={"headers": [" "], "data": []},
+            label=label,
+            show_label=show_label,
+            datatype="str",
+            interactive=False,
+            type="array",
+            wrap=True,
+            max_height=max_height,
+        )
+
     def on(
         self,
         event: Callable[..., Any],

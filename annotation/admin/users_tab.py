@@ -40,22 +40,20 @@ def build(desk: Desk) -> tuple[Any, list[Any]]:
 
 def _users(desk: Desk) -> tuple[Any, list[Any]]:
     gr, say = desk.gr, desk.say
-    table = gr.Dataframe(
-        label=say("users.title"), datatype="str", interactive=False, type="array", wrap=True, max_height=420
-    )
+    table = desk.table(say("users.title"), max_height=420)
     files = gr.HTML()
     user = desk.choice(label=say("users.user"), elem_id="user")
     with gr.Row():
         buttons = {name: gr.Button(say(f"users.{name}")) for name in STATES}
-    with gr.Row():
+    with gr.Row(elem_classes="bar"):
         role = gr.Radio(label=say("users.role"), choices=list(ROLES), value=ROLES[0])
-        set_role = gr.Button(say("users.set_role"))
-    with gr.Row():
+        set_role = gr.Button(say("users.set_role"), scale=0, min_width=260)
+    with gr.Row(elem_classes="bar"):
         password = gr.Textbox(label=say("users.password"), type="password", max_lines=1)
-        set_password = gr.Button(say("users.set_password"))
-    with gr.Row():
+        set_password = gr.Button(say("users.set_password"), scale=0, min_width=260)
+    with gr.Row(elem_classes="bar"):
         confirmed = gr.Textbox(label=say("users.confirm"), info=say("users.confirm.info"), max_lines=1)
-        erase = gr.Button(say("users.erase"), variant="stop")
+        erase = gr.Button(say("users.erase"), variant="stop", scale=0, min_width=260)
     told = gr.HTML()
     accounts = desk.service.accounts
 
@@ -139,12 +137,10 @@ def _invites(desk: Desk) -> tuple[Any, list[Any]]:
         note = gr.Textbox(label=say("invites.note"), max_lines=1)
     make = gr.Button(say("invites.make"), variant="primary")
     link = gr.Textbox(label=say("invites.link"), interactive=False, buttons=["copy"])
-    table = gr.Dataframe(
-        label=say("invites.title"), datatype="str", interactive=False, type="array", wrap=True, max_height=320
-    )
-    with gr.Row():
+    table = desk.table(say("invites.title"), max_height=320)
+    with gr.Row(elem_classes="bar"):
         invite = desk.choice(label=say("invites.invite"))
-        revoke = gr.Button(say("invites.revoke"))
+        revoke = gr.Button(say("invites.revoke"), scale=0, min_width=260)
     told = gr.HTML()
     accounts = desk.service.accounts
 
@@ -205,9 +201,7 @@ def _audit(desk: Desk) -> tuple[Any, list[Any]]:
         verify = gr.Button(say("audit.verify"), variant="primary", scale=0, min_width=200)
         again = gr.Button(say("refresh"), scale=0, min_width=120)
     told = gr.HTML()
-    table = gr.Dataframe(
-        label=say("audit.title"), datatype="str", interactive=False, type="array", wrap=True, max_height=600
-    )
+    table = desk.table(say("audit.title"), max_height=600)
     files = gr.HTML()
 
     def show(call: Call) -> list[Any]:

@@ -10,7 +10,7 @@ from annotation.exporting.options import Options
 from annotation.exporting.survey import Survey
 
 if TYPE_CHECKING:
-    from annotation.statistics.estimates import Estimate
+    from annotation.stats.estimates import Estimate
 
 ROWS = {
     "comparisons": "A row is a prompt with its responses and their ranks: 1 is the best, equal numbers tie.",
@@ -138,7 +138,7 @@ def _counts(found: Survey) -> dict[str, int]:
 def _agreement(found: Survey) -> list[str]:
     if not found.votes:
         return []
-    from annotation.statistics.agreement import ORDINARY_AGREEMENT, percent_agreement, preference_alpha
+    from annotation.stats.agreement import ORDINARY_AGREEMENT, percent_agreement, preference_alpha
 
     same = percent_agreement(found.votes)
     if same.value is None:

@@ -15,7 +15,7 @@ from annotation.exporting.verdicts import vote_of
 from annotation.tables import completion, item, judgment, policy
 
 if TYPE_CHECKING:
-    from annotation.statistics.votes import Vote
+    from annotation.stats.votes import Vote
 
 
 @dataclass

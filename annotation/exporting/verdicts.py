@@ -12,8 +12,8 @@ from annotation.exporting.judged import JudgedItem, Said
 from annotation.exporting.options import Options
 
 if TYPE_CHECKING:
-    from annotation.statistics.aggregate import Aggregate
-    from annotation.statistics.votes import Vote
+    from annotation.stats.aggregate import Aggregate
+    from annotation.stats.votes import Vote
 
 ITEMS_AT_ONCE = 500
 
@@ -75,7 +75,7 @@ def decided(
 
 def posterior_of(votes: list[Vote], options: Options) -> dict[int, Aggregate]:
     """By item, the most probable ranks given all votes of all annotators."""
-    from annotation.statistics.aggregate import aggregate
+    from annotation.stats.aggregate import aggregate
 
     assert options.threshold is not None
     found = aggregate(votes, "dawid_skene", threshold=options.threshold)
@@ -84,13 +84,13 @@ def posterior_of(votes: list[Vote], options: Options) -> dict[int, Aggregate]:
 
 def vote_of(said: Said) -> Vote:
     """A judgment as the statistics read it."""
-    from annotation.statistics.votes import Vote
+    from annotation.stats.votes import Vote
 
     return Vote(str(said.item_id), said.annotator, said.ranks, said.shown_order, said.strength, said.both_bad)
 
 
 def _majorities(items: list[JudgedItem], options: Options) -> dict[int, Aggregate]:
-    from annotation.statistics.aggregate import aggregate
+    from annotation.stats.aggregate import aggregate
 
     votes = [vote_of(said) for each in items for said in each.counting]
     when_split = "tie" if options.when_split == "tie" else "none"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from annotation.statistics.votes import Vote
+from annotation.stats.votes import Vote
 
 RANKS = {"first": (1, 2), "tie": (1, 1), "second": (2, 1)}
 

@@ -21,9 +21,9 @@ from annotation.api import create_app
 from annotation.app import check_certificate
 from annotation.command import main
 from annotation.passwords import Passwords
+from annotation.public_site import Site, checked_public_url
 from annotation.routes.access import cookie_name
 from annotation.service import AnnotationService
-from annotation.site import Site, checked_public_url
 from annotation.store import Store
 from annotation.tables import annotator, login_failure, session
 

@@ -26,7 +26,7 @@ def judge_all(service: AnnotationService, name: str, *preferred: str) -> str:
     while (card := service.next_card(annotator_id, "tab").card) is not None:
         ranks = tuple(preferred.index(text.split()[-1]) + 1 for text in card.responses)
         strength = 2 if len(ranks) == 2 else None
-        said = Judgment(f"{annotator_id}-{card.item_id}", card.item_id, "ranking", ranks, strength)
+        said = Judgment(f"{annotator_id}-{card.item_id}", card.item_id, Said("ranking", ranks, strength))
         service.submit(annotator_id, said)
     return annotator_id
 
@@ -192,7 +192,7 @@ def test_texts_come_back_to_the_byte(store: Store, service, texts: list[str]) ->
     import_comparisons(store, [given_one])
     ada = service.annotator_of(service.sign_in("Ada")).id
     while (card := service.next_card(ada, "tab").card) is not None:
-        said = Judgment(f"judgment-{card.item_id}", card.item_id, "ranking", (1, 2))
+        said = Judgment(f"judgment-{card.item_id}", card.item_id, Said("ranking", (1, 2)))
         service.submit(ada, said)
     found = next(row for row in judged_comparisons(store) if row.id == given_one.id)
     assert [response.text.encode() for response in found.responses] == [text.encode() for text in answers]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation.records import Judgment
+from annotation.records import Judgment, Said
 from annotation.service import AnnotationService
 from annotation.store import Store
 from rlhf.data.comparisons import read_comparisons
@@ -38,8 +38,8 @@ def judged(tmp_path: Path, sampled: Path) -> Path:
     annotator = service.annotator_of(service.sign_in("Ada"))
     while (card := service.next_card(annotator.id, "tab").card) is not None:
         first, second = map(len, card.responses)
-        said = Judgment(f"judgment-{card.item_id}", card.item_id, "ranking", (1, 2) if first <= second else (2, 1))
-        service.submit(annotator.id, said)
+        said = Said("ranking", (1, 2) if first <= second else (2, 1))
+        service.submit(annotator.id, Judgment(f"judgment-{card.item_id}", card.item_id, said))
     store.close()
     return file
 
@@ -166,7 +166,7 @@ def test_an_export_that_would_overwrite(refused, judged, tmp_path) -> None:
 def test_a_file_without_responses(refused, data, tmp_path) -> None:
     (tmp_path / "in.jsonl").write_text('{"prompt": [{"role": "user", "content": "Why?"}], "responses": []}\n')
     store = f"sqlite:///{tmp_path}/a.db"
-    assert "comparison 1 has 0 responses" in refused(
+    assert "field 'responses': missing; have responses sampled first" in refused(
         "annotate", "import", "--store", store, "--file", tmp_path / "in.jsonl"
     )
     said = refused("annotate", "import", "--store", store, "--file", data / "prompts.jsonl")
@@ -184,7 +184,7 @@ def test_a_file_without_responses(refused, data, tmp_path) -> None:
         (["annotate", "--store", "sqlite:///{}/a.db", "--por", "7860"], "--por"),
         (["annotate", "--store", "annotations.db"], "sqlite:///annotations.db"),
         (["annotate", "export", "--store", "sqlite:///{}/a.db", "--out", "x"], "is not there"),
-        (["annotate", "export", "--store", "sqlite:///{}/a.db", "--out", "x", "--format", "csv"], "comparisons"),
+        (["annotate", "export", "--store", "sqlite:///{}/a.db", "--out", "x", "--format", "xls"], "comparisons"),
         (["sample", "--prompt_file", "p.jsonl"], "output_file and store are missing"),
         (["sample", "--prompt_file", "p", "--store", "x"], "no URL"),
         (["sample", "--prompt_file", "p", "--store", "sqlite:///{}/a.db", "--samples_per_prompt", "1"], "2 to 9"),

@@ -23,8 +23,8 @@ from annotation.app import serve
 from annotation.guard import MAX_BODY
 from annotation.importing import import_comparisons
 from annotation.judge_page import check_environment
+from annotation.public_site import is_loopback
 from annotation.service import AnnotationService
-from annotation.site import is_loopback
 from annotation.store import Store
 from annotation.tables import judgment, session, slot
 from rlhf.data.comparisons import Comparison, Message, Response

@@ -43,7 +43,7 @@ ENTRY_POINTS = {
     if path.name != "__init__.py"
     and (
         path.parent == ROOT / "rlhf"
-        or re.fullmatch(r"(reward|annotation)\.(train_|evaluate_|export_|app|command).*", name)
+        or re.fullmatch(r"(reward|annotation)\.((train_|evaluate_|export_|app|command).*|\w+_command)", name)
     )
 }
 LIBRARY = sorted(set(MODULES) - ENTRY_POINTS - {"rlhf"})

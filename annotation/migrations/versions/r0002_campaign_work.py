@@ -158,7 +158,10 @@ def begin_audit() -> None:
     chain = sa.table("chain", *(sa.column(name) for name in ("name", "length", "hash")))
     op.bulk_insert(
         chain,
-        [{"name": "judgment", "length": count, "hash": digest.hexdigest()}, {"name": "audit", "length": 1, "hash": head}],
+        [
+            {"name": "judgment", "length": count, "hash": digest.hexdigest()},
+            {"name": "audit", "length": 1, "hash": head},
+        ],
     )
 
 

@@ -14,9 +14,9 @@ import choix
 import numpy as np
 from scipy import sparse
 
-from annotation.statistics.bradley_terry import duels_of
-from annotation.statistics.estimates import bootstrap, interval
-from annotation.statistics.votes import Vote
+from annotation.stats.bradley_terry import duels_of
+from annotation.stats.estimates import bootstrap, interval
+from annotation.stats.votes import Vote
 
 POINTS_PER_NAT = 400 / math.log(10)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.statistics.votes import (
+from annotation.stats.votes import (
     PAIR_CLASSES,
     Vote,
     label_of,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from annotation.statistics.annotators import SUSPECTS_BEFORE, Suspicion, gold_accuracy, suspicions
-from annotation.statistics.votes import Vote
+from annotation.stats.annotators import SUSPECTS_BEFORE, Suspicion, gold_accuracy, suspicions
+from annotation.stats.votes import Vote
 from tests.annotation.crowd import crowd, pair
 
 SPAMMERS = ("random", "left", "fast", "alternating")

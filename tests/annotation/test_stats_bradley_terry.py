@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from annotation.statistics.bradley_terry import BradleyTerry, duels_of, fit_bradley_terry, penalised_loss
-from annotation.statistics.votes import Vote
+from annotation.stats.bradley_terry import BradleyTerry, duels_of, fit_bradley_terry, penalised_loss
+from annotation.stats.votes import Vote
 from tests.annotation.crowd import pair
 
 

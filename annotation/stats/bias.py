@@ -10,8 +10,8 @@ from statistics import median
 
 import numpy as np
 
-from annotation.statistics.estimates import Estimate, share
-from annotation.statistics.votes import Vote, middle_ranks
+from annotation.stats.estimates import Estimate, share
+from annotation.stats.votes import Vote, middle_ranks
 
 HOUR = 3600.0
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from annotation.statistics.bias import (
+from annotation.stats.bias import (
     both_bad_share,
     left_share,
     length_bias,
@@ -19,7 +19,7 @@ from annotation.statistics.bias import (
     tie_share,
     time_left,
 )
-from annotation.statistics.votes import Vote
+from annotation.stats.votes import Vote
 from tests.annotation.crowd import pair
 
 

@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from annotation.statistics.aggregate import aggregate
-from annotation.statistics.agreement import (
+from annotation.stats.aggregate import aggregate
+from annotation.stats.agreement import (
     ORDINARY_AGREEMENT,
     kappa_matrix,
     percent_agreement,
     preference_alpha,
     strength_alpha,
 )
-from annotation.statistics.annotators import suspicions
-from annotation.statistics.bias import left_share, length_bias, tie_share
-from annotation.statistics.bradley_terry import fit_bradley_terry
-from annotation.statistics.dawid_skene import fit_dawid_skene
-from annotation.statistics.ratings import rate_policies
-from annotation.statistics.votes import Vote, pair_labels
+from annotation.stats.annotators import suspicions
+from annotation.stats.bias import left_share, length_bias, tie_share
+from annotation.stats.bradley_terry import fit_bradley_terry
+from annotation.stats.dawid_skene import fit_dawid_skene
+from annotation.stats.ratings import rate_policies
+from annotation.stats.votes import Vote, pair_labels
 
 FOLDER = Path(__file__).resolve().parents[2] / os.environ.get("RLHF_REAL_DATA", "../shared/data") / "annotations"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no real data: set RLHF_REAL_DATA to its folder")

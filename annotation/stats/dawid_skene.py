@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from annotation.statistics.votes import Labels
+from annotation.stats.votes import Labels
 
 # Stands for probability 0 under a logarithm.
 SMALLEST = 1e-300

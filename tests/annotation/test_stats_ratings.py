@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from annotation.statistics.ratings import Ratings, rate_policies
-from annotation.statistics.votes import Vote
+from annotation.stats.ratings import Ratings, rate_policies
+from annotation.stats.votes import Vote
 from tests.annotation.crowd import pair
 
 

@@ -9,8 +9,8 @@ from itertools import combinations
 
 import numpy as np
 
-from annotation.statistics.dawid_skene import fit_dawid_skene
-from annotation.statistics.votes import PAIR_CLASSES, Vote, middle_ranks, pair_labels, ranks_of
+from annotation.stats.dawid_skene import fit_dawid_skene
+from annotation.stats.votes import PAIR_CLASSES, Vote, middle_ranks, pair_labels, ranks_of
 
 METHODS = ("majority", "dawid_skene", "every_vote")
 SPLITS = ("tie", "none")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.statistics.aggregate import aggregate
-from annotation.statistics.votes import Vote
+from annotation.stats.aggregate import aggregate
+from annotation.stats.votes import Vote
 from tests.annotation.crowd import crowd, pair, votes_table
 
 tables = st.lists(st.text("fts.", min_size=5, max_size=5), min_size=1, max_size=4)

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 from scipy import optimize
 
-from annotation.statistics.votes import Vote
+from annotation.stats.votes import Vote
 
 
 @dataclass(frozen=True)

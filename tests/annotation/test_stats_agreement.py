@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from annotation.statistics.agreement import (
+from annotation.stats.agreement import (
     ORDINARY_AGREEMENT,
     alpha,
     kappa_matrix,
@@ -18,7 +18,7 @@ from annotation.statistics.agreement import (
     preference_alpha,
     strength_alpha,
 )
-from annotation.statistics.votes import Vote, labels_of
+from annotation.stats.votes import Vote, labels_of
 from tests.annotation.crowd import crowd, pair, votes_table
 
 # Four observers and twelve units (Krippendorff 2011, "Computing Krippendorff's alpha-reliability"); 0 is missing.

@@ -13,8 +13,8 @@ import krippendorff
 import numpy as np
 from scipy import sparse
 
-from annotation.statistics.estimates import Estimate, bootstrap, interval
-from annotation.statistics.votes import Labels, Vote, pair_labels, strength_labels
+from annotation.stats.estimates import Estimate, bootstrap, interval
+from annotation.stats.votes import Labels, Vote, pair_labels, strength_labels
 
 # What people reach when they say which of two responses is better: the share of equal answers of two of them in
 # published studies. About 63 % for crowd workers and researchers (Bai et al. 2022), 73 to 77 % for trained labellers

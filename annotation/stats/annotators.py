@@ -17,9 +17,9 @@ import numpy as np
 from scipy.special import betaln, logsumexp
 from scipy.stats import binomtest
 
-from annotation.statistics.bias import pace
-from annotation.statistics.estimates import Estimate, share
-from annotation.statistics.votes import Labels, Vote, middle_ranks, pair_labels
+from annotation.stats.bias import pace
+from annotation.stats.estimates import Estimate, share
+from annotation.stats.votes import Labels, Vote, middle_ranks, pair_labels
 
 # Of all annotators, so many are taken not to read before anything is known of them.
 SUSPECTS_BEFORE = 0.1

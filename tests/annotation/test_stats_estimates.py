@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from annotation.statistics.estimates import bootstrap, interval, share
+from annotation.stats.estimates import bootstrap, interval, share
 
 
 @given(total=st.integers(1, 5000), data=st.data(), confidence=st.sampled_from([0.8, 0.95, 0.99]))
