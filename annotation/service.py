@@ -173,6 +173,7 @@ class AnnotationService:
     def release(self, annotator_id: str, client: str) -> None:
         """Give a tab's items back: it closes."""
         self.store.write(lambda connection: assignment.give_back(connection, annotator_id, client=client))
+        self._places.clear()  # what opens behind somebody is looked for again
 
     def submit(self, annotator_id: str, sent: Judgment) -> Saved:
         """Keep a judgment for good. Sent again with the same id it changes nothing and gives the same answer.
@@ -211,7 +212,10 @@ class AnnotationService:
                 self._pause_if_wrong(connection, annotator_id, item_id, now)
             return Saved(sent.id, sent.item_id, revision)
 
-        return self.store.write(keep)
+        saved = self.store.write(keep)
+        if sent.said.kind != "ranking":
+            self._places.clear()
+        return saved
 
     def undo(self, annotator_id: str, client: str, undo_id: str) -> Undone | None:
         """Take back this annotator's newest judgment that stands, and lease its item to the tab again.

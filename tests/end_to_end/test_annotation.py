@@ -171,7 +171,7 @@ def test_a_file_without_responses(refused, data, tmp_path) -> None:
     )
     said = refused("annotate", "import", "--store", store, "--file", data / "prompts.jsonl")
     assert "24 of 24 lines cannot be used" in said
-    assert "a row needs prompt, chosen and rejected, or prompt and responses" in said
+    assert "rlhf sample --prompt_file" in said
     assert not (tmp_path / "a.db").exists()
 
 

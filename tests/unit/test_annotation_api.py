@@ -141,7 +141,8 @@ def test_an_item_is_given_judged_taken_back_and_judged_again(store: Store, ada: 
     undone = ada.post("/api/v1/undo", json=undo)
     assert undone.status_code == 200
     assert undone.json()["undone"]["card"]["responses"] == card["responses"]
-    assert undone.json()["undone"]["previous"] == {"kind": "ranking", "ranks": [2, 1], "strength": 3}
+    unsaid = {"both_bad": False, "aspects": {}, "edits": {}, "rationale": None, "reason": None}
+    assert undone.json()["undone"]["previous"] == {"kind": "ranking", "ranks": [2, 1], "strength": 3, **unsaid}
     assert undone.json()["progress"]["judged"] == 0
     assert ada.post("/api/v1/undo", json=undo).json() == undone.json()
 
