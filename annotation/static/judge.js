@@ -312,7 +312,7 @@ class Page {
     const judging = this.showsCards;
     const action = key && this.keys.action(key, judging ? (this.desk.front?.responses.length ?? 0) : 0);
     const dialog = this.root.querySelector("dialog[open]");
-    if (!action || (dialog && !dialog.className !== DIALOGS[action])) return;
+    if (!action || (dialog && dialog.className !== DIALOGS[action])) return;
     if (action === "undo" && !judging) return;
     event.preventDefault();
     this.#do(action);
