@@ -11,10 +11,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from annotation import campaigns
 from annotation.importing import import_comparisons
 from annotation.store import Store
 from rlhf.data.comparisons import Comparison
@@ -35,10 +37,38 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def fill(self, comparisons: Sequence[Comparison], *, name: str = "Plain words", overlap: int = 1) -> None:
+    def fill(
+        self, comparisons: Sequence[Comparison], *, name: str = "Plain words", overlap: int = 1, **more: Any
+    ) -> None:
+        with self._store() as store:
+            import_comparisons(store, comparisons, name=name, overlap=overlap, **more)
+
+    def ask_for(self, **settings: Any) -> None:
+        """Change what the campaign asks for."""
+        with self._store() as store:
+            store.write(
+                lambda connection: campaigns.change(
+                    connection,
+                    1,
+                    actor_id=None,
+                    at=time.time(),
+                    settings=campaigns.CampaignSettings.from_dict(settings),
+                )
+            )
+
+    def write_guideline(self, text: str) -> None:
+        with self._store() as store:
+            store.write(
+                lambda connection: campaigns.write_guideline(connection, 1, text, actor_id=None, at=time.time())
+            )
+
+    @contextmanager
+    def _store(self) -> Iterator[Store]:
         store = Store.open(self.store_url)
-        import_comparisons(store, comparisons, name=name, overlap=overlap)
-        store.close()
+        try:
+            yield store
+        finally:
+            store.close()
 
     def start(self) -> None:
         """Start the process and return when it answers."""

@@ -1,0 +1,222 @@
+"""What else a key does beside the choice: edits, reasons, ratings, views; and that every key can be another one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.campaigns import SKY, SOURDOUGH, comparison, numbered
+from tests.browser.judge import READY, Judge
+from tests.browser.server import Server
+
+SAID = "SELECT kind, ranks, strength, both_bad, reason, rationale FROM judgment ORDER BY number"
+
+
+def edits(server: Server) -> list[dict[str, str] | None]:
+    """Of each judgment in the order they came: the better texts, by the original that they replace."""
+    found: list[dict[str, str] | None] = []
+    for item_id, edited in server.rows("SELECT item_id, edits FROM judgment ORDER BY number"):
+        texts = server.rows("SELECT text FROM completion WHERE item_id = ? ORDER BY position", item_id)
+        places = json.loads(edited) if edited else None
+        found.append(places and {texts[int(place)][0]: text for place, text in places.items()})
+    return found
+
+
+def test_the_better_response_is_edited_and_the_choice_goes_with_it(server: Server, judge: Judge) -> None:
+    server.fill(numbered(4))
+    server.start()
+    page = judge.open("Ada").page
+    original = judge.responses[1]
+    judge.press("e")
+    expect(judge.status).to_contain_text("the better response opens for editing")
+    judge.press("9")
+    field = page.get_by_label("Better text of response B")
+    expect(field).to_be_focused()
+    expect(field).to_have_value(original)
+    # keys are letters here
+    page.keyboard.type("1t ")
+    expect(page.locator(".changes ins")).to_contain_text("1t")
+    expect(page.locator(".changes del")).to_have_count(0)
+    page.keyboard.press("Control+Enter")
+    judge.saved(1)
+    assert edits(server) == [{original: f"1t {original}"}]
+    assert server.ranked()[original] == 1
+
+
+def test_an_editor_that_is_left_keeps_the_choice_and_the_text(server: Server, judge: Judge) -> None:
+    server.fill(numbered(4))
+    server.start()
+    page = judge.open("Ada").page
+    original = judge.responses[0]
+    judge.press("e", "1")
+    page.keyboard.type("better ")
+    page.keyboard.press("Escape")
+    expect(page.locator(".editor")).to_have_count(0)
+    expect(page.locator(".chosen")).to_have_text("A is much better")
+    assert server.rows("SELECT count(*) FROM judgment") == [(0,)]
+    # back to the card: the choice is open again, and the text is where it was left
+    page.keyboard.press("Escape")
+    expect(page.locator(".details")).to_be_hidden()
+    page.get_by_role("button", name="Edit response A").click()
+    expect(page.get_by_label("Better text of response A")).to_have_value(f"better {original}")
+    page.keyboard.press("Escape")
+    judge.press("1")
+    judge.saved(1)
+    assert edits(server) == [None]
+    # left and then confirmed
+    judge.press("e", "0")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    judge.saved(2)
+    assert edits(server) == [None, None]
+
+
+def test_bad_ones_flags_and_reasons_take_one_or_two_keys(server: Server, judge: Judge) -> None:
+    server.fill([*numbered(4), SKY])
+    server.ask_for(skip_reasons=["wrong language", "cannot judge"], flag_reasons=["harmful", "private"])
+    server.start()
+    page = judge.open("Ada").page
+    judge.press("b")
+    judge.saved(1)
+    judge.press("s", "2")
+    expect(page.locator(".mine")).to_contain_text("1 skipped")
+    judge.press("f")
+    expect(page.get_by_role("group", name="Reasons to flag")).to_be_visible()
+    page.keyboard.type("the prompt is cut")
+    page.keyboard.press("Enter")
+    expect(judge.status).to_have_text("Saved: flagged")
+    judge.press("f", "1")
+    page.wait_for_selector(f"{READY}[data-item='5']")
+    judge.press("b")
+    judge.saved(2)
+    assert server.rows(SAID) == [
+        ("ranking", "[1, 1]", None, 1, None, None),
+        ("skip", None, None, None, "cannot judge", None),
+        ("flag", None, None, None, "the prompt is cut", None),
+        ("flag", None, None, None, "harmful", None),
+        ("ranking", "[1, 1, 1, 1]", None, 1, None, None),
+    ]
+
+
+def test_aspects_and_a_required_reason_are_asked_for_after_the_choice(server: Server, judge: Judge) -> None:
+    server.fill([SOURDOUGH, *numbered(2)])
+    server.ask_for(rationale="required", aspects=[{"name": "helpful", "levels": 5}, {"name": "true", "levels": 3}])
+    server.start()
+    page = judge.open("Ada").page
+    good, bad = (response.text for response in SOURDOUGH.responses)
+    judge.prefer(good, ("1", "0"))
+    expect(page.get_by_role("radiogroup", name="helpful of response A, 1 to 5")).to_be_visible()
+    by_text = {good: ("5", "3"), bad: ("2", "1")}
+    left, right = judge.responses
+    for key in (by_text[left][0], by_text[right][0], by_text[left][1], by_text[right][1]):
+        page.keyboard.press(key)
+    expect(page.get_by_label("Why?")).to_be_focused()
+    page.keyboard.press("Control+Enter")
+    expect(judge.status).to_have_text("A reason is asked for here")
+    page.keyboard.type("one is dead wrong")
+    page.keyboard.press("Control+Enter")
+    judge.saved(1)
+    (said,) = server.rows("SELECT aspects, rationale FROM judgment")
+    assert (json.loads(said[0]), said[1]) == ({"helpful": [5, 2], "true": [3, 1]}, "one is dead wrong")
+    # what was said is there again when it is taken back
+    judge.press("u")
+    judge.taken_back()
+    judge.press("t")
+    judge.saved(1)
+    assert server.rows("SELECT rationale FROM judgment ORDER BY number DESC LIMIT 1") == [("one is dead wrong",)]
+
+
+def test_a_reason_can_come_before_the_choice(server: Server, judge: Judge) -> None:
+    server.fill(numbered(2))
+    server.start()
+    page = judge.open("Ada").page
+    judge.press("r")
+    page.keyboard.type("s is for skip, not here")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".details")).to_be_hidden()
+    judge.press("8")
+    judge.saved(1)
+    assert server.rows("SELECT rationale FROM judgment") == [("s is for skip, not here",)]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_campaign_that_does_not_ask_shows_no_button(server: Server, judge: Judge, asked: bool) -> None:
+    server.fill(numbered(2))
+    rationale = "optional" if asked else "off"
+    server.ask_for(strength=asked, both_bad=asked, edits=asked, rationale=rationale)
+    server.start()
+    page = judge.open("Ada").page
+    for name, count in (("both bad", 1), ("Edit better", 1), ("Reason", 1), ("much better", 2)):
+        expect(page.get_by_role("button", name=name)).to_have_count(count if asked else 0)
+    judge.press("b" if asked else "1")
+    judge.saved(1)
+    assert server.rows("SELECT strength, both_bad FROM judgment") == [(None, int(asked))]
+
+
+def test_arrows_judge_a_pair_but_scroll_a_wide_block(server: Server, judge: Judge) -> None:
+    wide = "```\n" + "wide " * 200 + "\n```"
+    server.fill([comparison("Which?", wide, "narrow"), *numbered(1)])
+    server.start()
+    page = judge.open("Ada").page
+    page.wait_for_selector(".rendered [tabindex='0']")
+    page.locator(".rendered [tabindex='0']").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(300)
+    assert server.rows("SELECT count(*) FROM judgment") == [(0,)]
+    page.locator(".sheet").focus()
+    right = judge.responses[1]
+    judge.press("ArrowRight")
+    judge.saved(1)
+    assert server.ranked()[right] == 1
+    assert server.rows("SELECT strength FROM judgment") == [(2.0,)]
+
+
+def test_texts_are_seen_formatted_verbatim_and_compared(server: Server, judge: Judge) -> None:
+    server.fill([comparison("Which?", "It is **bold** and old.", "It is **bold** and new.")])
+    server.start()
+    page = judge.open("Ada").page
+    expect(page.locator(".response .markdown strong")).to_have_count(2)
+    expect(page.locator(".response .content").first).to_be_hidden()
+    judge.press("m")
+    expect(page.locator(".response .markdown").first).to_be_hidden()
+    expect(page.get_by_text("It is **bold** and old.")).to_be_visible()
+    judge.press("d")
+    expect(page.locator(".response").first.locator("del")).to_have_count(1)
+    expect(page.locator(".response").last.locator("ins")).to_have_count(1)
+    judge.press("d")
+    expect(page.locator(".compared")).to_have_count(0)
+    # the view stays chosen
+    page.reload()
+    page.wait_for_selector(READY)
+    expect(page.get_by_text("It is **bold** and old.")).to_be_visible()
+
+
+def test_every_key_can_be_another_one(server: Server, judge: Judge) -> None:
+    server.fill(numbered(4))
+    server.start()
+    page = judge.open("Ada").page
+    judge.menu("Change keys")
+    said = page.locator(".keymap-said")
+    page.get_by_role("button", name="tie: neither is better: key T, change").click()
+    page.keyboard.press("s")
+    expect(said).to_contain_text("S is the key of “skip; a reason is optional”")
+    page.keyboard.press("x")
+    expect(said).to_have_text("X: tie: neither is better")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).not_to_be_visible()
+    expect(page.get_by_role("button", name="Tie")).to_contain_text("X")
+    page.reload()
+    page.wait_for_selector(READY)
+    judge.press("t")
+    judge.press("x")
+    judge.saved(1)
+    assert server.rows("SELECT ranks FROM judgment") == [("[1, 1]",)]
+    judge.menu("Change keys")
+    page.get_by_role("button", name="All as they were").click()
+    page.keyboard.press("Escape")
+    judge.press("x")
+    judge.press("t")
+    judge.saved(2)
+    assert server.rows("SELECT count(*) FROM judgment") == [(2,)]
