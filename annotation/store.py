@@ -27,6 +27,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "rlhf_annotation_version"
 WAIT_SECONDS = 5  # for another writer
 CONFLICT_TRIES = 5
+CLOSE_SECONDS = 2.0
 NETWORK_FILE_SYSTEMS = re.compile(
     r"nfs.*|cifs|smb.*|afs|9p|ceph|lustre|gpfs|glusterfs|beegfs|fuse\.(sshfs|glusterfs|s3fs|rclone)"
 )
@@ -177,6 +178,11 @@ class Store:
         raise StoreBusy("others keep writing the same rows; try again")
 
     def close(self) -> None:
+        """Close all connections; those in use by another thread get a moment to come back."""
+        deadline = time.monotonic() + CLOSE_SECONDS
+        pool = self.engine.pool
+        while isinstance(pool, sa.QueuePool) and pool.checkedout() and time.monotonic() < deadline:
+            time.sleep(0.01)
         self.engine.dispose()
 
 

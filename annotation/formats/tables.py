@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +29,30 @@ def csv_rows(path: str) -> Iterator[Row]:
     """
     # The limit is the process's. It is only ever raised: what is too long is found by name later.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
-    reader = csv.reader(_decoded_lines(path), strict=True)
-    names: list[str] | None = None
-    while True:
-        place = f"{path}:{reader.line_num + 1}"
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(f"{place}: not CSV from here on ({str(error).split(' - ')[0]}); {CSV_FIX}") from None
-        if not cells:
-            continue
-        if names is None:
-            names = _header(place, cells)
-        elif len(cells) != len(names):
-            found = f"{len(cells)} column{'' if len(cells) == 1 else 's'} where the first line names {len(names)}"
-            yield place, DataError(f"{found}; {CSV_FIX}")
-        else:
-            filled = {name: cell for name, cell in zip(names, cells, strict=True) if name and cell}
+    with closing(_decoded_lines(path)) as text:
+        reader = csv.reader(text, strict=True)
+        names: list[str] | None = None
+        while True:
+            place = f"{path}:{reader.line_num + 1}"
             try:
-                yield place, filled | _messages(filled)
-            except DataError as error:
-                yield place, error
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise DataError(f"{place}: not CSV from here on ({str(error).split(' - ')[0]}); {CSV_FIX}") from None
+            if not cells:
+                continue
+            if names is None:
+                names = _header(place, cells)
+            elif len(cells) != len(names):
+                found = f"{len(cells)} column{'' if len(cells) == 1 else 's'} where the first line names {len(names)}"
+                yield place, DataError(f"{found}; {CSV_FIX}")
+            else:
+                filled = {name: cell for name, cell in zip(names, cells, strict=True) if name and cell}
+                try:
+                    yield place, filled | _messages(filled)
+                except DataError as error:
+                    yield place, error
 
 
 def parquet_rows(path: str) -> Iterator[Row]:
@@ -191,7 +193,7 @@ def _messages(cells: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-def _decoded_lines(path: str) -> Iterator[str]:
+def _decoded_lines(path: str) -> Generator[str, None, None]:
     offset = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
