@@ -53,7 +53,7 @@ class Desk:
         """
         gr = self.gr
 
-        class Choice(gr.Dropdown):
+        class Choice(gr.Dropdown):  # type: ignore[name-defined]
             is_template = True  # shown by the script of its parent
 
             def preprocess(self, payload: Any) -> Any:
