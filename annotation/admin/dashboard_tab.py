@@ -70,10 +70,11 @@ def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
             return filled + [None] * (len(everything) - len(filled))
         figures = desk.dashboard.figures(campaign_id)
         found = tables(figures)
+        of_page = found | {"annotators": _annotators_table(figures)}
         for name, plot in SECTIONS:
             filled += [
                 plot_html(plot, figures, call.words) if plot and found[name].rows else "",
-                frame(found[name], call.words, translated=TRANSLATED),
+                frame(of_page[name], call.words, translated=TRANSLATED),
                 links([(call.words["csv"], table_address(campaign_id, name))]),
             ]
         others = [name for name in found if name not in dict(SECTIONS)]
@@ -104,6 +105,34 @@ def _overview_table(overviews: list[Overview]) -> Table:
                 *(each.needed, each.campaign.overlap, each.gold, each.qualification),
             )
             for each in overviews
+        ),
+    )
+
+
+def _annotators_table(figures: Figures) -> Table:
+    """What a manager reads first comes first, and an interval stands with its number."""
+
+    def with_interval(estimate: Estimate) -> str | None:
+        if estimate.value is None or estimate.low is None or estimate.high is None:
+            return None
+        low, high = 100 * estimate.low, 100 * estimate.high
+        return f"{100 * estimate.value:.0f} % ({low:.0f} to {high:.0f}; {estimate.n})"
+
+    columns = (
+        *(("name", "text"), ("state", "text"), ("judgments", "count"), ("suspicion", "share"), ("reasons", "text")),
+        *(("gold", "text"), ("reliability", "share"), ("left", "text"), ("per_hour", "number")),
+        *(("median_seconds", "number"), ("skips", "count"), ("flags", "count"), ("last_at", "time")),
+        ("annotator", "text"),
+    )
+    return Table(
+        columns,
+        tuple(
+            (
+                *(each.name, each.state, each.judgments, each.suspicion, "; ".join(each.reasons)),
+                *(with_interval(each.gold), each.reliability, with_interval(each.left), each.per_hour),
+                *(each.median_seconds, each.skips, each.flags, each.last_at, each.annotator),
+            )
+            for each in figures.workers
         ),
     )
 
