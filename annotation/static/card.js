@@ -73,7 +73,7 @@ function opinionList(opinions) {
 /** Show ranks, the cursor, what is edited, and whether all is ranked. */
 export function paintDraft(root, draft) {
   const { ranks, cursor, edits, isPair } = draft;
-  root.querySelectorAll(".response").forEach((card, index) => {
+  root.querySelectorAll(".sheet .response").forEach((card, index) => {
     card.querySelector(".edited").textContent = index in edits ? t("edit.done") : "";
     if (isPair) return;
     const rank = ranks[index];

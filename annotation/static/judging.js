@@ -317,7 +317,7 @@ export class Judging {
       this.paint();
       this.#afterEdit();
     };
-    openEditor(this.root.querySelectorAll(".response")[place], place, original, draft.typed[place] ?? draft.edits[place] ?? original, {
+    openEditor(this.root.querySelectorAll(".sheet .response")[place], place, original, draft.typed[place] ?? draft.edits[place] ?? original, {
       compare: (old, text) => this.#difference(old, text),
       save: (text) => {
         draft.edit(place, text);
@@ -373,7 +373,7 @@ export class Judging {
     const parts = await this.#difference(draft.card.responses[from], draft.card.responses[to]);
     if (draft !== this.draft || this.editing || parts.length === 0) return;
     this.comparing = true;
-    const articles = this.root.querySelectorAll(".response");
+    const articles = this.root.querySelectorAll(".sheet .response");
     for (const [index, gone] of [[from, "insert"], [to, "delete"]]) {
       articles[index].querySelector(".label").after(difference(parts.filter(([kind]) => kind !== gone), "compared"));
     }

@@ -191,6 +191,7 @@ export class Live extends Screen {
     this.request = null;
     remember(null);
     this.messages = [];
+    this.show();
     this.page.judge({ ...card, kind: "live" }, null);
   }
 
