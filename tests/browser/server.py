@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,16 @@ class Server:
     ) -> None:
         with self._store() as store:
             import_comparisons(store, comparisons, name=name, overlap=overlap, **more)
+        self.ask_for()
 
     def ask_for(self, **settings: Any) -> None:
-        """Change what the campaign asks for."""
+        """Change what the campaign asks for; its items come in order, none drawn at random."""
+        wanted = campaigns.CampaignSettings.from_dict({"random_share": 0.0, **settings})
         with self._store() as store:
-            store.write(
-                lambda connection: campaigns.change(
-                    connection,
-                    1,
-                    actor_id=None,
-                    at=time.time(),
-                    settings=campaigns.CampaignSettings.from_dict(settings),
-                )
-            )
+            numbers = [found.id for found in store.write(campaigns.all_campaigns)]
+            for number in numbers:
+                change = partial(campaigns.change, actor_id=None, at=time.time(), settings=wanted)
+                store.write(lambda connection, number=number, change=change: change(connection, number))
 
     def write_guideline(self, text: str) -> None:
         with self._store() as store:
