@@ -9,7 +9,7 @@ from typing import Any
 from annotation.formats.argilla import agreed_ranking, is_record, record_settings
 from annotation.formats.items import SAMPLE_FIRST, Item, Parsed, checked_item
 from annotation.formats.transcripts import is_transcript, parse_transcripts
-from rlhf.data.comparisons import Comparison, Message, Response, _parse_comparison
+from rlhf.data.comparisons import Comparison, Message, Response, parse_comparison
 from rlhf.data.json_lines import DataError
 from rlhf.data.records import FieldError, check_not_blank, parse_list
 
@@ -74,13 +74,13 @@ def _parse_native(row: Mapping[str, Any]) -> Parsed:
     """A row as `read_comparisons` takes it, beside gold and usefulness."""
     plain = {name: value for name, value in row.items() if name not in ("gold", "usefulness")}
     if "responses" in row or "schema_version" in row:
-        comparison = _parse_comparison(plain)
+        comparison = parse_comparison(plain)
         return Parsed(comparison, [f"responses[{place}].text" for place in range(len(comparison.responses))], row)
     for name, policy in zip(("chosen_model", "rejected_model"), _policies(row, ("1", "2")), strict=True):
         plain.setdefault(name, policy)
     if isinstance(plain.get("margin"), str):
         plain["margin"] = _number_or_text(plain["margin"])
-    return Parsed(_parse_comparison(plain), ("chosen", "rejected"), row)
+    return Parsed(parse_comparison(plain), ("chosen", "rejected"), row)
 
 
 def _parse_hh(row: Mapping[str, Any]) -> Parsed:

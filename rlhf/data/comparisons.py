@@ -48,7 +48,7 @@ def read_comparisons(paths: Paths, *, skip_bad_lines: bool = False) -> tuple[lis
         DataError: a file is missing or empty, or a line is bad (all bad lines are counted, ten are shown);
             with `skip_bad_lines` bad lines are left out and named in the report.
     """
-    return read_json_lines(paths, _parse_comparison, skip_bad_lines=skip_bad_lines)
+    return read_json_lines(paths, parse_comparison, skip_bad_lines=skip_bad_lines)
 
 
 def read_prompts(paths: Paths, *, skip_bad_lines: bool = False) -> tuple[list[Comparison], ReadReport]:
@@ -114,7 +114,12 @@ def _is_native(row: Mapping[str, Any]) -> bool:
     return "responses" in row or "schema_version" in row
 
 
-def _parse_comparison(row: dict[str, Any]) -> Comparison:
+def parse_comparison(row: dict[str, Any]) -> Comparison:
+    """A row of either form that `read_comparisons` takes.
+
+    Raises:
+        DataError: the row cannot be used, with the field and the fix.
+    """
     return _parse_native(row) if _is_native(row) else _parse_preference_row(row)
 
 
