@@ -20,7 +20,7 @@ from rlhf.recipe_report import markdown
 from rlhf.training.run_folder import read_rows
 
 PPO_WEIGHTS = (0.1, 0.2, 0.4)
-DPO_BETAS = (0.05, 0.1, 0.3)
+DPO_BETAS = (0.05, 0.15, 0.3)
 SEEDS = (0, 1, 2)
 PPO_STEPS = 16
 LEAST_LEAD, MOST_KL = 0.25, 10.0
