@@ -75,10 +75,9 @@ def serve_main(arguments: Sequence[str]) -> None:
         from annotation.app import serve
     except ModuleNotFoundError as error:
         raise ValueError(f"the annotation app needs {error.name}: pip install 'rlhf-loop[annotation]'") from None
+    secret = secret_of_environment()
     store = Store.open(settings.store)
-    accounts = Accounts(
-        store, passwords_required=settings.accounts or is_public(settings), secret=secret_of_environment()
-    )
+    accounts = Accounts(store, passwords_required=settings.accounts or is_public(settings), secret=secret)
     missing = [*missing_settings(settings), *missing_manager(accounts)]
     if missing:
         store.close()
