@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from annotation import assignment
 from annotation.records import Opinion
-from annotation.tables import item, slot
+from annotation.tables import slot
 
 
 def disagreements(connection: sa.Connection) -> list[int]:
@@ -70,8 +70,3 @@ def opinions(connection: sa.Connection, item_id: int, order: Sequence[int]) -> t
         )
         for number, row in enumerate(connection.execute(query))
     )
-
-
-def campaign_of(connection: sa.Connection, item_id: int) -> int:
-    """The number of an item's campaign."""
-    return connection.execute(sa.select(item.c.campaign_id).where(item.c.id == item_id)).scalar_one()

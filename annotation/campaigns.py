@@ -173,6 +173,11 @@ def by_name(connection: sa.Connection, name: str) -> Campaign:
     return _campaign(found[name])
 
 
+def number_of(connection: sa.Connection, item_id: int) -> int:
+    """The number of an item's campaign."""
+    return connection.execute(sa.select(item.c.campaign_id).where(item.c.id == item_id)).scalar_one()
+
+
 def working_campaigns(connection: sa.Connection, annotator_id: str) -> list[Campaign]:
     """The open campaigns whose items this annotator may be given."""
     own = set(

@@ -175,7 +175,9 @@ def _import(
     ]
     if slots:
         connection.execute(sa.insert(slot), slots)
-        set_order(connection, campaign_id, find(connection, campaign_id).settings.order)
+        order = find(connection, campaign_id).settings.order
+        if order != "oldest":  # as new slots are
+            set_order(connection, campaign_id, order)
     return len(new)
 
 

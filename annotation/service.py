@@ -396,11 +396,11 @@ class AnnotationService:
             return Next(None)
         if not at_random:
             self._places[key] = claimed.place
-        num_free = max(self._counted(connection, found.id, now).free, 1)
-        probability = settings.random_share / num_free if at_random else 1.0
-        if settings.order == "random":
-            probability = 1.0 / num_free
-        elif settings.order == "useful" and not at_random:
+        probability = 1.0
+        if at_random or settings.order == "random":
+            share = settings.random_share if settings.order == "useful" else 1.0
+            probability = share / max(self._counted(connection, found.id, now).free, 1)
+        elif settings.order == "useful":
             probability = 1.0 - settings.random_share
         chosen_by = "random" if at_random or settings.order == "random" else "order"
         card = show(connection, claimed.item_id, annotator_id, until, chosen_by=chosen_by, probability=probability)
@@ -424,7 +424,7 @@ class AnnotationService:
 
     def _pause_if_wrong(self, connection: sa.Connection, annotator_id: str, item_id: int, now: float) -> None:
         """Pause whoever is wrong on gold by more than chance explains; a manager decides what follows."""
-        found = campaigns.find(connection, adjudication.campaign_of(connection, item_id))
+        found = campaigns.find(connection, campaigns.number_of(connection, item_id))
         if not found.settings.gold_accuracy:
             return
         score = gold.score(connection, annotator_id, campaign_id=found.id)
