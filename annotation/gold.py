@@ -5,7 +5,6 @@ What counts is the first answer that was not taken back at once: a later revisio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,10 +15,10 @@ import sqlalchemy as sa
 from annotation import assignment
 from annotation.campaigns import Campaign
 from annotation.records import GoldScore
+from annotation.stats.estimates import share
 from annotation.tables import item, judgment, slot
 
 FEWEST_TO_PAUSE = 8  # gold answers before a machine may pause anybody
-Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,6 @@ def is_right(gold: Sequence[int], ranks: Sequence[int]) -> bool:
     if not strict:
         return len(set(ranks)) == 1
     return all((gold[a] < gold[b]) == (ranks[a] < ranks[b]) and ranks[a] != ranks[b] for a, b in strict)
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); all of [0, 1] without any."""
-    if n == 0:
-        return 0.0, 1.0
-    share = right / n
-    middle = share + Z * Z / (2 * n)
-    spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return (middle - spread) / (1 + Z * Z / n), (middle + spread) / (1 + Z * Z / n)
 
 
 def results(connection: sa.Connection, annotator_id: str, *, campaign_id: int | None = None) -> dict[int, bool]:
@@ -107,4 +96,5 @@ def next_gold(
 
 def falls_short(found: GoldScore, least: float) -> bool:
     """Whether an accuracy is below what is asked for by more than chance explains."""
-    return found.n >= FEWEST_TO_PAUSE and wilson(found.right, found.n)[1] < least
+    high = share(found.right, found.n).high
+    return found.n >= FEWEST_TO_PAUSE and high is not None and high < least

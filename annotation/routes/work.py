@@ -12,11 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from annotation.diff import words_diff
-from annotation.gold import wilson
 from annotation.records import Annotator, Card, Gate, HistoryRow, Judgment, Said
 from annotation.rendering import render
 from annotation.routes.access import Adjudicating, Service, SignedIn
 from annotation.service import AnnotationService
+from annotation.stats.estimates import share
 
 MAX_ITEMS = 100  # named in one request
 MAX_RESPONSES = 64
@@ -168,7 +168,7 @@ def own_work(annotator: SignedIn, service: Service) -> dict[str, Any]:
     now = service.clock()
     times = service.own_times(annotator.id)
     gold = service.own_gold(annotator.id)
-    low, high = wilson(gold.right, gold.n)
+    right = share(gold.right, gold.n)
     seconds = [active_ms / 1000 for _, kind, active_ms in times if kind == "ranking"]
     midnight = time.mktime((*time.localtime(now)[:3], 0, 0, 0, 0, 0, -1))
     return {
@@ -178,7 +178,7 @@ def own_work(annotator: SignedIn, service: Service) -> dict[str, Any]:
         "flagged": sum(kind == "flag" for _, kind, _ in times),
         "active_seconds": sum(seconds),
         "per_hour": 3600 * len(seconds) / sum(seconds) if sum(seconds) else None,
-        "gold": {"n": gold.n, "right": gold.right, "low": low, "high": high} if gold.n else None,
+        "gold": {"n": gold.n, "right": gold.right, "low": right.low, "high": right.high} if gold.n else None,
         "campaigns": [
             {
                 "campaign_id": found.id,

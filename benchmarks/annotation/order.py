@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ import numpy as np
 from annotation.usefulness import disagreement
 from benchmarks.evidence.plots import curves
 from benchmarks.evidence.reward_models import drawn
+from benchmarks.evidence.runs import data_folder
 from reward.baselines import text_pairs
 from rlhf.data.comparisons import Comparison, read_comparisons
 from rlhf.data.folds import held_out_fold
 from rlhf.recipe_report import markdown
 from rlhf.training.run_folder import write_atomically
 
-ROOT = Path(__file__).resolve().parents[2]
 SETS = ("human_chat", "hh_harmless", "alpacaeval_gpt4")
 MOST_PAIRS = 1600
 FOLDS = 3
@@ -179,7 +178,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.report:
         found = json.loads(arguments.output_file.read_text(encoding="utf-8"))
     else:
-        found = simulate(data_folder(parser))
+        data = data_folder()
+        if not data.is_dir():
+            parser.error(f"{data} is not there: set RLHF_REAL_DATA to the folder of the real data")
+        found = simulate(data)
         arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(arguments.output_file, json.dumps(found) + "\n")
     if arguments.docs is None:
@@ -190,14 +192,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not begin or not end:
         parser.error(f"{page} lacks the marks {BEGIN} and {END}: add them where the section belongs")
     write_atomically(page, f"{head}{BEGIN}\n\n{section(found, arguments.docs / 'images')}\n\n{END}{tail}")
-
-
-def data_folder(parser: argparse.ArgumentParser) -> Path:
-    """Where the real data is: `RLHF_REAL_DATA`, or `shared/data` beside the repository."""
-    data = Path(os.environ.get("RLHF_REAL_DATA") or ROOT.parent / "shared" / "data")
-    if not data.is_dir():
-        parser.error(f"{data} is not there: set RLHF_REAL_DATA to the folder of the real data")
-    return data
 
 
 def _interval(values: Any) -> tuple[float, float]:

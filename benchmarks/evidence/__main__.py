@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,10 @@ from pathlib import Path
 from benchmarks.evidence import equal_time, frontier, over_optimisation, reward_models, sentiment
 from benchmarks.evidence.report import write_report
 from benchmarks.evidence.runner import run_plan
-from benchmarks.evidence.runs import FINISHED, Place, Plan, record
+from benchmarks.evidence.runs import FINISHED, ROOT, Place, Plan, data_folder, record
 from rlhf.recipe import hold
 from rlhf.training.parser import exit_on_error
 
-ROOT = Path(__file__).resolve().parents[2]
 MODULES = (sentiment, frontier, over_optimisation, equal_time, reward_models)
 
 
@@ -55,11 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         lacking = run_plan(plan, arguments.experiments, lock.fileno())
     print(f"\nwithout a result: {', '.join(lacking)}" if lacking else "\nall runs have finished")
     return 1 if lacking else 0
-
-
-def data_folder() -> Path:
-    """Where the real data is: `RLHF_REAL_DATA`, or `shared/data` beside the repository."""
-    return Path(os.environ.get("RLHF_REAL_DATA") or ROOT.parent / "shared" / "data").absolute()
 
 
 def listing(plan: Plan, experiments: Sequence[str]) -> str:

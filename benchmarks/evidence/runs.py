@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import Any
 
 from rlhf.training.run_folder import hash_file, write_atomically
 
+ROOT = Path(__file__).resolve().parents[2]
 STATE = "run.json"
 RESULT = "result.json"
 RESPONSES = "responses.jsonl"  # what a policy said, with its rewards
@@ -195,6 +197,11 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """What a run has measured, for the report."""
     write_atomically(folder / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def data_folder() -> Path:
+    """Where the real data is: `RLHF_REAL_DATA`, or `shared/data` beside the repository."""
+    return Path(os.environ.get("RLHF_REAL_DATA") or ROOT.parent / "shared" / "data").absolute()
 
 
 def record(plan: Plan, folder: Path) -> int:

@@ -97,14 +97,6 @@ def test_an_answer_is_right_when_it_orders_what_gold_orders(right, said, expecte
     assert gold.is_right(right, said) is expected
 
 
-def test_wilson_gives_the_intervals_of_the_textbook() -> None:
-    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20
-    assert gold.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert gold.wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert gold.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert gold.wilson(0, 0) == (0.0, 1.0)
-
-
 def test_qualification_comes_first_and_decides(store: Store, service, fill, fill_gold, sign_in) -> None:
     fill(2, overlap=2)
     fill_gold(4, kind="qualification")

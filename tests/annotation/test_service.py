@@ -14,6 +14,7 @@ from annotation.records import InvalidJudgment, InvalidName, Judgment, NotHeld, 
 from annotation.service import AnnotationService
 from annotation.store import Store, StoreBusy
 from annotation.tables import judgment
+from benchmarks.annotation import durability
 
 
 def ranking(name: str, item_id: str, ranks: tuple[int, ...] = (1, 2), **settings: object) -> Judgment:
@@ -334,20 +335,7 @@ def test_a_tab_that_closes_gives_its_items_back(service, fill, sign_in) -> None:
 
 def run_at_once(actions: list) -> None:
     """Run in threads, and fail where one of them did."""
-    problems: list[BaseException] = []
-
-    def guarded(action) -> None:
-        try:
-            action()
-        except BaseException as error:
-            problems.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(action,)) for action in actions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert problems == []
+    assert durability.run_at_once(actions) == []
 
 
 def patiently(action):
