@@ -44,7 +44,7 @@ class Server:
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise OSError(f"the server does not start: {self.log.read_text()[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def answers(self) -> bool:
         try:
@@ -58,10 +58,11 @@ class Server:
             self.process.kill()
             self.process.wait()
 
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(timeout=30)
+    def stop(self) -> int:
+        """As Ctrl-C or a service manager would end it; the exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(timeout=START_SECONDS)
 
 
 @dataclass

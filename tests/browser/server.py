@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,23 +14,16 @@ from typing import Any
 from annotation import campaigns
 from annotation.importing import import_comparisons
 from annotation.store import Store
+from benchmarks.annotation import server
 from rlhf.data.comparisons import Comparison
 
-ROOT = Path(__file__).parents[2]
-START_SECONDS = 60
 
-
-class Server:
-    """`rlhf annotate` on a SQLite file of its own, always on the same port."""
+class Server(server.Server):
+    """`rlhf annotate` on a SQLite file of its own."""
 
     def __init__(self, folder: Path):
         self.file = folder / "annotations.db"
-        self.store_url = f"sqlite:///{self.file}"
-        self.log = folder / "server.log"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__(f"sqlite:///{self.file}", folder / "server.log")
 
     def fill(
         self, comparisons: Sequence[Comparison], *, name: str = "Plain words", overlap: int = 1, **more: Any
@@ -67,36 +54,6 @@ class Server:
             yield store
         finally:
             store.close()
-
-    def start(self) -> None:
-        """Start the process and return when it answers."""
-        command = [sys.executable, "-m", "rlhf.cli", "annotate", "--store", self.store_url, "--port", str(self.port)]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + START_SECONDS
-        while not self.answers():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/health", timeout=5) as answer:
-                return json.load(answer)["status"] == "ok"
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def kill(self) -> None:
-        """As a power cut would."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        """As Ctrl-C or a service manager would; the exit status."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=START_SECONDS)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         connection = sqlite3.connect(f"file:{self.file}?mode=ro", uri=True, timeout=20)
