@@ -20,7 +20,7 @@ from rlhf.data.comparisons import read_prompts
 from rlhf.engine.adapters import add_adapter_from, load_head_weights
 from rlhf.engine.backbone import Backbone, Role
 from rlhf.engine.sources import ModelSource, resolve_model, reward_members
-from rlhf.training.arguments import DTYPES, path_field
+from rlhf.training.arguments import DTYPES, dtype_field, path_field, settled_dtype
 from rlhf.training.checks.agreement import check_agreement, check_shared_backbone
 from rlhf.training.checks.chat_format import check_chat_format, check_scoring_format
 from rlhf.training.checks.classifier import (
@@ -31,7 +31,14 @@ from rlhf.training.checks.classifier import (
 )
 from rlhf.training.checks.data_rows import DataRows, read_rows
 from rlhf.training.checks.findings import FATAL, Finding, Report, check_allowed
-from rlhf.training.checks.machine import adapter_weights, check_disk, check_memory, checkpoint_bytes, loaded_bytes
+from rlhf.training.checks.machine import (
+    adapter_weights,
+    check_disk,
+    check_dtype,
+    check_memory,
+    checkpoint_bytes,
+    loaded_bytes,
+)
 from rlhf.training.checks.model_files import ModelSettings, check_base, check_folder
 from rlhf.training.checks.model_passes import check_policy, check_scores
 from rlhf.training.checks.probes import probe_conversations, probe_groups, probe_prompts
@@ -69,12 +76,11 @@ class DoctorArguments:
     max_prompt_length: int = field(default=512, metadata={"help": "Tokens of a prompt, as the run would cut it."})
     max_response_length: int = field(default=512, metadata={"help": "Tokens of a response in the data."})
     max_new_tokens: int = field(default=128, metadata={"help": "Longest response that the run would sample."})
-    dtype: str = field(default="bfloat16", metadata={"help": "Type of the frozen backbone: bfloat16 or float32."})
+    dtype: str = dtype_field()
 
     def __post_init__(self) -> None:
         check_allowed(self.allow)
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        self.dtype = settled_dtype(self.dtype)
         for name in ("max_prompt_length", "max_response_length", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -147,6 +153,7 @@ def look_at_policy(report: Report, args: DoctorArguments, *, with_system: bool) 
     found += report.add("policy", check_base(source, "policy"))
     found += report.add("policy", check_chat_format(tokenizer, settings, field="policy", with_system=with_system))
     found += report.add("memory", check_memory(loaded_bytes(source.backbone, settings, DTYPES[args.dtype]), _device()))
+    report.add("dtype", check_dtype(DTYPES[args.dtype], _device()))
     if args.output_dir is not None:
         written = checkpoint_bytes(ADAPTERS * adapter_weights(settings, LORA_R), CHECKPOINTS)
         report.add("disk", check_disk(written, Path(args.output_dir)))

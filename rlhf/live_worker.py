@@ -20,7 +20,7 @@ from rlhf.engine.policy import Policy
 from rlhf.engine.sources import resolve_model
 from rlhf.engine.streaming import ready_to_stream, stream
 from rlhf.sample import origin_of
-from rlhf.training.arguments import DTYPES
+from rlhf.training.arguments import DTYPES, dtype_field, settled_dtype
 from rlhf.training.parser import exit_on_error, parse
 from rlhf.training.stage import load_tokenizer
 
@@ -39,7 +39,7 @@ class WorkerArguments:
         default_factory=list,
         metadata={"help": "2 to 9 policies that answer: a model, or NAME=MODEL to call it otherwise.", "nargs": "+"},
     )
-    dtype: str = field(default="bfloat16", metadata={"help": "Type of the weights: bfloat16 or float32."})
+    dtype: str = dtype_field()
     max_prompt_length: int = field(default=2048, metadata={"help": "Tokens of a conversation; longer ones fail."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest response in tokens."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 takes the likeliest token."})
@@ -49,7 +49,7 @@ class WorkerArguments:
     )
 
     def check(self) -> None:
-        """Refuse values that no worker can use."""
+        """Settle the type of the weights, and refuse values that no worker can use."""
         if not self.store:
             raise ValueError("store is missing: name the app's with --store")
         if not FEWEST_POLICIES <= len(self.policy) <= MOST_POLICIES:
@@ -58,8 +58,7 @@ class WorkerArguments:
         names = [name for name, _ in map(named, self.policy)]
         if len(set(names)) < len(names):
             raise ValueError(f"policy is {' '.join(names)}: give each a name of its own, as in NAME=MODEL")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        self.dtype = settled_dtype(self.dtype)
         if self.max_prompt_length < 1:
             raise ValueError(f"max_prompt_length is {self.max_prompt_length}: it must be at least 1")
         if not 1 <= self.lease_seconds <= LEASE_SECONDS:

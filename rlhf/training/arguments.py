@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import yaml
 from accelerate.utils import DistributedType
 from peft import LoraConfig
 from transformers import TrainingArguments
 
+from rlhf.engine.precision import multiplies_bfloat16
 from rlhf.engine.quantization import check_quantization
+from rlhf.training.run_folder import CONFIG
 from rlhf.training.tracking import check_trackers
 
+AUTO = "auto"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 # On a CPU a pass of more tokens is no faster, and keeps more activations; measured at 135M with two threads.
@@ -29,6 +34,26 @@ def path_field(help: str, *, default: Any = None, several: bool = False, output:
     return field(default=default, metadata=metadata)
 
 
+def dtype_field() -> Any:
+    """A field for the type of weights, for `settled_dtype`."""
+    words = "Type of the frozen weights: bfloat16, float32, or auto: bfloat16 where the hardware multiplies it."
+    return field(default=AUTO, metadata={"help": words})
+
+
+def settled_dtype(name: str, *, use_cpu: bool = False) -> str:
+    """A name of `DTYPES`, chosen by the device where it is left open.
+
+    Raises:
+        ValueError: there is no such type.
+    """
+    if name == AUTO:
+        accelerator = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
+        return "bfloat16" if multiplies_bfloat16(accelerator.type if accelerator else "cpu") else "float32"
+    if name not in DTYPES:
+        raise ValueError(f"dtype is {name!r}: choose one of {', '.join([AUTO, *DTYPES])}")
+    return name
+
+
 @dataclass
 class ModelArguments:
     """Which model, in which precision, how long, and with which adapter."""
@@ -36,7 +61,7 @@ class ModelArguments:
     model: str = path_field(
         "Model: smollm2-135m, a folder, a run of this framework, or a hub name.", default="smollm2-135m"
     )
-    dtype: str = field(default="bfloat16", metadata={"help": "Type of the frozen backbone: bfloat16 or float32."})
+    dtype: str = dtype_field()
     max_prompt_length: int = field(
         default=512, metadata={"help": "Tokens of a prompt; longer ones are cut on the left, and counted."}
     )
@@ -65,9 +90,8 @@ class ModelArguments:
         )
 
     def check_model_arguments(self) -> None:
-        """Refuse values that no run can use."""
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        """Settle the type of the weights, and refuse values that no run can use."""
+        self.dtype = settled_dtype(self.dtype, use_cpu=getattr(self, "use_cpu", False))
         for name in ("max_prompt_length", "max_response_length", "lora_r", "lora_alpha"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -135,11 +159,21 @@ class StageArguments(ModelArguments, TrainingArguments):
             return self.micro_batch_tokens
         return CPU_PASS_TOKENS if self.device.type == "cpu" else 0
 
+    def earlier_config(self) -> dict[str, Any]:
+        """`config.yaml` of the run that is resumed; empty where none is."""
+        path = Path(str(self.output_dir)) / CONFIG
+        if not self.resume_from_checkpoint or not path.is_file():
+            return {}
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return config if isinstance(config, dict) else {}
+
     def __post_init__(self) -> None:
         if self.output_dir is None:
             raise ValueError("output_dir is missing: name the folder of the run with --output_dir")
         if self.hub_token is not None:
             raise ValueError("hub_token is not taken here, where others can read it: set HF_TOKEN in the environment")
+        if self.dtype == AUTO:  # a resumed run keeps its own, also on another machine
+            self.dtype = str(self.earlier_config().get("dtype", AUTO))
         self.check_model_arguments()
         if self.micro_batch_tokens is not None and self.micro_batch_tokens < 0:
             raise ValueError(f"micro_batch_tokens is {self.micro_batch_tokens}: it must be at least 0")

@@ -9,12 +9,10 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
-import yaml
 from accelerate import PartialState
 
 from rlhf.data.chat import Chat, Truncation
@@ -159,21 +157,13 @@ def _agree(args: StageArguments) -> tuple[float | None, dict[str, Any]]:
     free = args.memory_limit_gb * 1e9 if args.memory_limit_gb is not None else free_bytes(args.device)
     if isinstance(args, PPOArguments) and args.rollout_engine == "vllm" and args.vllm_server_url is None:
         free = None if free is None else free * (1 - args.vllm_gpu_memory)
-    mine = (free, _earlier_config(args))
+    mine = (free, args.earlier_config())
     found = [mine]
     if torch.distributed.is_initialized():
         found = [mine] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(found, mine)
     known = [bytes_ for bytes_, _ in found if bytes_ is not None]
     return min(known, default=None), found[0][1]
-
-
-def _earlier_config(args: StageArguments) -> dict[str, Any]:
-    path = Path(str(args.output_dir)) / CONFIG
-    if not args.resume_from_checkpoint or not path.is_file():
-        return {}
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return config if isinstance(config, dict) else {}
 
 
 def _merged_choices(args: StageArguments) -> tuple[bool, ...]:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from rlhf.training.checks import machine
 from rlhf.training.checks.findings import Finding, Report, check_allowed
-from rlhf.training.checks.machine import check_disk, check_memory, checkpoint_bytes, loaded_bytes
+from rlhf.training.checks.machine import check_disk, check_dtype, check_memory, checkpoint_bytes, loaded_bytes
 from rlhf.training.checks.model_files import ModelSettings
 
 
@@ -46,6 +46,15 @@ def test_checkpoints_hold_weights_and_two_moments_in_float32() -> None:
     assert checkpoint_bytes(10, 2) == 10 * 4 * (3 * 3 + 1)
     # what stands is in each of the three and in the result, without moments
     assert checkpoint_bytes(10, 2, 5) == 10 * 4 * (3 * 3 + 1) + 5 * 4 * (3 + 1)
+
+
+def test_bfloat16_without_instructions_for_it_is_said(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    (finding,) = check_dtype(torch.bfloat16, torch.device("cpu"))
+    assert (finding.name, finding.severity) == ("dtype_slow", "warning")
+    assert list(check_dtype(torch.float32, torch.device("cpu"))) == []
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert list(check_dtype(torch.bfloat16, torch.device("cpu"))) == []
 
 
 def test_weights_are_counted_in_the_type_they_are_loaded_in(tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from rlhf.training.arguments import DTYPES, StageArguments
 from rlhf.training.checks.agreement import check_agreement
 from rlhf.training.checks.chat_format import check_chat_format
 from rlhf.training.checks.findings import WARNING, Report, check_allowed
-from rlhf.training.checks.machine import adapter_weights, check_disk, check_memory, checkpoint_bytes, loaded_bytes
+from rlhf.training.checks.machine import (
+    adapter_weights,
+    check_disk,
+    check_dtype,
+    check_memory,
+    checkpoint_bytes,
+    loaded_bytes,
+)
 from rlhf.training.checks.model_files import ModelSettings, check_folder
 from rlhf.training.checks.model_passes import check_policy, check_scores
 from rlhf.training.checks.probes import probe_groups, probe_prompts
@@ -72,6 +79,7 @@ def check_inputs(
     weights = loaded_bytes(source.backbone, settings, DTYPES[args.dtype])
     if args.quantization == "none" and not is_deepspeed_zero3_enabled():
         report.add("memory", check_memory(weights, torch.device("cpu")))
+    report.add("dtype", check_dtype(DTYPES[args.dtype], args.device))
     adapter = adapter_weights(settings, args.lora_r)
     kept = 0 if args.resume_from_checkpoint else args.save_total_limit or 1  # those of a resumed run are there
     written = checkpoint_bytes(num_adapters * adapter, kept, num_standing * adapter) + (weights if writes_model else 0)

@@ -72,6 +72,7 @@ FINDINGS: dict[str, tuple[str, ...]] = {
     # the machine
     "memory_low": (FATAL,),
     "disk_low": (FATAL,),
+    "dtype_slow": (WARNING,),
 }
 
 

@@ -10,7 +10,8 @@ import torch
 
 from rlhf.engine.free_memory import free_bytes
 from rlhf.engine.memory import ModelShape
-from rlhf.training.checks.findings import FATAL, Finding
+from rlhf.engine.precision import multiplies_bfloat16
+from rlhf.training.checks.findings import FATAL, WARNING, Finding
 from rlhf.training.checks.model_files import ModelSettings
 
 STATES = 3  # a weight and Adam's two moments of it, all in float32
@@ -31,6 +32,17 @@ def check_memory(needed: float, device: torch.device) -> Iterator[Finding]:
             FATAL,
             f"the weights alone take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free on {device}",
             "take a smaller model, --dtype bfloat16 or --quantization nf4, or free memory; rlhf plan says what fits",
+        )
+
+
+def check_dtype(dtype: torch.dtype, device: torch.device) -> Iterator[Finding]:
+    """Whether the hardware multiplies what the weights are kept in."""
+    if dtype == torch.bfloat16 and not multiplies_bfloat16(device.type):
+        yield Finding(
+            "dtype_slow",
+            WARNING,
+            f"dtype is bfloat16, for which this {device.type} has no instructions: products take many times as long",
+            "leave --dtype out, or use --dtype float32 where twice the memory is there",
         )
 
 
