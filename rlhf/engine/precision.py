@@ -17,9 +17,7 @@ def multiplies_bfloat16(device_type: str) -> bool:
     float32.
     """
     if device_type == "cpu":
-        capabilities: dict[str, object] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # newer versions
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer versions
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
