@@ -23,7 +23,7 @@ from annotation.rendering import (
     sanitise,
     verbatim,
 )
-from tests.annotation import hostile
+from benchmarks.annotation import hostile
 
 # What a browser may meet, written down once more: the renderer's own list has to stay within it.
 HARMLESS_TAGS = set(

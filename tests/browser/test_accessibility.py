@@ -10,8 +10,8 @@ import axe_playwright_python
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
+from benchmarks.annotation.chromium import Trap
 from tests.browser.campaigns import SKY, SOURDOUGH, comparison, numbered
-from tests.browser.conftest import Trap
 from tests.browser.judge import READY, Judge
 from tests.browser.server import Server
 from tests.browser.test_screens import GUIDELINE, Model, visit

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, expect
 
+from benchmarks.annotation.chromium import Trap, Watch
+from benchmarks.annotation.hostile import CODE, HOST, OUTSIDE
 from rlhf.data.comparisons import Message
 from tests.browser.campaigns import comparison, numbered
-from tests.browser.conftest import Trap
 from tests.browser.judge import READY, Judge
 from tests.browser.server import Server
 
-# Each sets `window.hit` if it runs, or asks another machine for something if it is taken for markup.
-CODE = "window.hit=1"
-HOST = "outside.invalid"
-OUTSIDE = f"http://{HOST}"
 PAYLOADS = [
     f"<script>{CODE}</script>",
     f"<img src=x onerror={CODE}>",
@@ -40,27 +37,6 @@ PAYLOADS = [
     f"<math><mtext><table><mglyph><style><img src=x onerror={CODE}></style></mglyph></table></mtext></math>",
 ]
 NAMES = ["<img src=x onerror=window.hit=1>", "${window.hit=1}{{constructor}}", '"><script>window.hit=1</script>']
-
-
-class Watch:
-    """What a page did that it should not: dialogs, errors, requests to other machines.
-
-    Chromium asks its makers' machines for things of its own, which no page sees: of what the trap holds, only what
-    the texts name counts.
-    """
-
-    def __init__(self, page: Page, url: str):
-        self.seen: list[str] = []
-        page.on("dialog", lambda dialog: (self.seen.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("pageerror", lambda error: self.seen.append(f"error {error}"))
-        page.on(
-            "console",
-            lambda said: self.seen.append(f"console {said.text} {said.location}") if said.type == "error" else None,
-        )
-        page.on("popup", lambda popup: self.seen.append(f"popup {popup.url}"))
-        page.context.on(
-            "request", lambda asked: None if asked.url.startswith(f"{url}/") else self.seen.append(asked.url)
-        )
 
 
 @pytest.mark.parametrize("num_responses, scheme", [(2, "light"), (4, "dark")])
