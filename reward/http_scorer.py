@@ -24,6 +24,7 @@ API_KEY_VARIABLE = "RLHF_SCORER_API_KEY"
 FIRST_WAIT = 0.5  # seconds before the first repetition; doubled before each further one
 LONGEST_WAIT = 60.0  # seconds, also of what a server asks for by Retry-After
 TOO_MANY_REQUESTS = 429
+MOST_BYTES = 16 * 2**20  # of an answer; a score is some twenty
 SHOWN_CHARACTERS = 200
 PROBE = (Message("user", "What is two and two?"),)
 PROBE_RESPONSE = "It is four."
@@ -133,9 +134,12 @@ class HttpScorer:
         try:
             with client.stream("POST", self.url, json=body) as answer:
                 # the client's own limit starts anew with every byte
-                chunks = []
+                chunks, size = [], 0
                 for chunk in answer.iter_bytes():
                     chunks.append(chunk)
+                    size += len(chunk)
+                    if size > MOST_BYTES:
+                        raise ScoringFailure(f"at {self.url} answered with more than {MOST_BYTES} bytes")
                     if time.monotonic() > deadline:
                         raise httpx.ReadTimeout("too slow")
         except httpx.TimeoutException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -42,6 +43,7 @@ from rlhf.training.step_start import StepStart
 from rlhf.training.stopping import RunStopped
 from rlhf.training.trainer import RoleTrainer
 
+LAST = "last"  # folder of the last policy, where a better one is kept
 EPOCHS_END_AT = 1.5  # times target_approx_kl
 
 
@@ -462,10 +464,13 @@ class PPOTrainer(RoleTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write adapters and heads; at the end of a run that keeps its best policy the last goes to `last/`."""
         super().save_model(output_dir, _internal_call)
-        kept = self.watch.kept
-        if output_dir is None and kept is not None and kept.best is not None:
-            folder = Path(self.args.output_dir)
-            super().save_model(str(folder / "last"), _internal_call)
+        if output_dir is not None:
+            return
+        kept, folder = self.watch.kept, Path(self.args.output_dir)
+        if kept is not None and kept.best is not None:
+            super().save_model(str(folder / LAST), _internal_call)
             if self.args.should_save:
                 config = self.backbone.adapter_configs["policy"]
                 write_adapter(folder, kept.adapter, config, backbone_path=self.backbone_path)
+        elif self.args.should_save:
+            shutil.rmtree(folder / LAST, ignore_errors=True)  # of the run that this one has resumed

@@ -181,9 +181,10 @@ class RunFolder:
             tracker.log_samples([row])
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write the final `metrics.json` and mark the run as finished."""
+        """Write the final `metrics.json` and mark the run as finished, or as stopped where `stopped_by` names what."""
         write_atomically(self.path / METRICS, _json(_finite(metrics)))
-        self._write_manifest(self._read_manifest() | {"status": "finished", "finished": _now()})
+        status = "stopped" if metrics.get("stopped_by") else "finished"
+        self._write_manifest(self._read_manifest() | {"status": status, "finished": _now()})
         for tracker in self.trackers:
             tracker.finish(_finite(metrics))
 

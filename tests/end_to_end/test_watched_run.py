@@ -70,6 +70,12 @@ def test_over_optimisation_stops_the_run_with_its_best_policy_and_the_run_goes_o
     policy = load_file(run / "adapter_model.safetensors")
     assert all(tensor.equal(after_5[name]) for name, tensor in policy.items())
 
+    further = ["--resume_from_checkpoint", "latest", "--monitors", "warn", "--keep", "last"]
+    rlhf("ppo", *arguments, "--max_steps", 11, *further, cwd=tmp_path)
+    assert not (run / "last").exists()
+    policy = load_file(run / "adapter_model.safetensors")
+    assert not all(tensor.equal(after_5[name]) for name, tensor in policy.items())
+
 
 def test_a_judge_model_reads_the_rollouts_beside_the_score(
     reward_model, stage_arguments, tmp_path, capsys, monkeypatch

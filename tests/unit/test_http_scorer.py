@@ -55,6 +55,14 @@ def test_conversations_go_out_in_batches_and_scores_come_back_in_order(serve) ->
     assert server.keys == [None] * 3
 
 
+def test_an_answer_without_end_is_not_read_to_its_end(serve, monkeypatch) -> None:
+    monkeypatch.setattr(http_scorer, "MOST_BYTES", 1000)
+    server = serve(lambda body, _: Answer({"scores": [1.0], "more": "x" * 1000}))
+    with pytest.raises(ScoringFailure, match="answered with more than 1000 bytes"):
+        scorer_of(server).score(PROMPTS[:1], RESPONSES[:1])
+    assert len(server.requests) == 1
+
+
 def test_the_key_of_the_environment_is_sent(serve, monkeypatch) -> None:
     server = serve(lengths)
     monkeypatch.setenv("RLHF_SCORER_API_KEY", "sesame")

@@ -209,6 +209,12 @@ def test_finishing_writes_metrics_and_status(start) -> None:
     assert manifest_of(run)["stage"] == "dpo"
 
 
+def test_a_stopped_run_is_not_marked_as_finished(start) -> None:
+    run = start()
+    run.finish({"stopped_by": ["kl_target"]})
+    assert manifest_of(run)["status"] == "stopped"
+
+
 def test_a_crash_while_writing_leaves_the_old_manifest(start, monkeypatch) -> None:
     run = start()
     before = manifest_of(run)
