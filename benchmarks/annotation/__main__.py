@@ -9,9 +9,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from benchmarks.annotation import durability
+from benchmarks.annotation import browsers, durability
 from benchmarks.annotation.databases import KINDS
 from benchmarks.annotation.figures import Figure, table
 
@@ -25,6 +26,9 @@ MEASURES: dict[str, tuple[tuple[str, ...], Measure]] = {
     "clock": (KINDS, durability.clock),
     "latency": (KINDS, durability.latency),
     "latency-200000": (KINDS, lambda kind, folder: durability.latency(kind, folder, count=200_000)),
+    "paint-10000": (KINDS, browsers.in_chromium(browsers.painted)),
+    "paint-200000": (KINDS, browsers.in_chromium(partial(browsers.painted, counts=(10_000, 200_000)))),
+    "ten-browsers": (KINDS, browsers.in_chromium(browsers.ten_browsers)),
 }
 
 
