@@ -1,4 +1,8 @@
-"""Adjudication: items whose annotators disagree get one judgment more, by somebody who sees what was said."""
+"""Adjudication: items whose annotators disagree get one judgment more, by somebody who sees what was said.
+
+Which items these are is kept in a table, and looked at again for one item whenever its judgments or places change: what
+it costs to find the next one depends on how many wait, not on how many there are.
+"""
 
 from __future__ import annotations
 
@@ -8,58 +12,38 @@ import sqlalchemy as sa
 
 from annotation import assignment
 from annotation.records import Opinion
-from annotation.tables import slot
+from annotation.tables import disagreement, judgment, slot
+
+
+def update(connection: sa.Connection, item_id: int) -> None:
+    """Keep whether an item waits for a decision, in the transaction that changed its judgments or places.
+
+    It waits when all its places for work are judged, its annotators differ in what is best, and nobody has decided.
+    """
+    connection.execute(sa.delete(disagreement).where(disagreement.c.item_id == item_id))
+    if _is_full(connection, item_id) and _differ_in_the_best(connection, item_id):
+        connection.execute(sa.insert(disagreement).values(item_id=item_id))
 
 
 def disagreements(connection: sa.Connection) -> list[int]:
-    """Items, in the order they were added, that have all their judgments, differ in what is best, and are not decided.
-
-    Of a pair that is any difference; of a ranking, that not all have the same responses on top.
-    """
-    current = assignment.current_judgments(kinds=("ranking",)).subquery()
-    unfinished = sa.exists().where(
-        slot.c.item_id == current.c.item_id, slot.c.kind == assignment.WORK, slot.c.state != "judged"
-    )
-    decided = sa.exists().where(
-        slot.c.item_id == current.c.item_id, slot.c.kind == assignment.ADJUDICATION, slot.c.state == "judged"
-    )
-    work = sa.func.coalesce(current.c.role, assignment.WORK) == assignment.WORK
-    texts = sa.cast(current.c.ranks, sa.Text)
-    candidates = (
-        sa.select(current.c.item_id)
-        .where(work, ~unfinished, ~decided)
-        .group_by(current.c.item_id)
-        .having(sa.func.count() > 1, sa.func.count(sa.distinct(texts)) > 1)
-    )
-    query = sa.select(current.c.item_id, current.c.ranks).where(work, current.c.item_id.in_(candidates))
-    best: dict[int, set[tuple[int, ...]]] = {}
-    for row in connection.execute(query.order_by(current.c.item_id)):
-        top = tuple(place for place, rank in enumerate(row.ranks) if rank == min(row.ranks))
-        best.setdefault(row.item_id, set()).add(top)
-    return [item_id for item_id, tops in best.items() if len(tops) > 1]
+    """The items that wait for a decision, in the order they were added."""
+    return list(connection.execute(sa.select(disagreement.c.item_id).order_by(disagreement.c.item_id)).scalars())
 
 
-def next_item(
-    connection: sa.Connection, annotator_id: str, exclude: Sequence[int], *, now: float
-) -> tuple[int | None, int]:
-    """The first item that this adjudicator may decide, and how many there are.
+def num_waiting(connection: sa.Connection, annotator_id: str, *, now: float) -> int:
+    """How many items this adjudicator may decide."""
+    waiting = _waiting_for(annotator_id, now).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(waiting)).scalar_one())
 
-    Items that they judged themselves, and those that another adjudicator has on the screen, are left out.
-    """
-    own = sa.select(slot.c.item_id).where(slot.c.annotator_id == annotator_id)
-    busy = sa.select(slot.c.item_id).where(
-        slot.c.kind == assignment.ADJUDICATION, slot.c.state == "leased", slot.c.leased_until > now
-    )
-    left_out = set(connection.execute(own.union(busy)).scalars())
-    waiting = [item_id for item_id in disagreements(connection) if item_id not in left_out]
-    return next((item_id for item_id in waiting if item_id not in exclude), None), len(waiting)
+
+def next_item(connection: sa.Connection, annotator_id: str, exclude: Sequence[int], *, now: float) -> int | None:
+    """The first item that this adjudicator may decide, but for those excluded; None without one."""
+    waiting = _waiting_for(annotator_id, now).where(disagreement.c.item_id.not_in(exclude))
+    return connection.execute(waiting.order_by(disagreement.c.item_id).limit(1)).scalar()
 
 
 def opinions(connection: sa.Connection, item_id: int, order: Sequence[int]) -> tuple[Opinion, ...]:
     """What annotators said of an item, in the order shown to the adjudicator, under letters."""
-    current = assignment.current_judgments(kinds=("ranking",)).subquery()
-    work = sa.func.coalesce(current.c.role, assignment.WORK) == assignment.WORK
-    query = sa.select(current).where(current.c.item_id == item_id, work).order_by(current.c.number)
     return tuple(
         Opinion(
             who=chr(ord("A") + number % 26),
@@ -68,5 +52,37 @@ def opinions(connection: sa.Connection, item_id: int, order: Sequence[int]) -> t
             both_bad=bool(row.both_bad),
             rationale=row.rationale,
         )
-        for number, row in enumerate(connection.execute(query))
+        for number, row in enumerate(_rankings(connection, item_id))
     )
+
+
+def _waiting_for(annotator_id: str, now: float) -> sa.Select:
+    """Items that wait, without those that this adjudicator judged, and those that another one has on the screen."""
+    of_item = slot.c.item_id == disagreement.c.item_id
+    own = sa.exists().where(of_item, slot.c.annotator_id == annotator_id)
+    leased = (slot.c.kind == assignment.ADJUDICATION) & (slot.c.state == "leased") & (slot.c.leased_until > now)
+    return sa.select(disagreement.c.item_id).where(~own, ~sa.exists().where(of_item, leased))
+
+
+def _is_full(connection: sa.Connection, item_id: int) -> bool:
+    """Whether all places for work are judged, and none for a decision is. Items with a known answer have neither."""
+    query = sa.select(slot.c.kind, slot.c.state == "judged").where(slot.c.item_id == item_id)
+    places = [tuple(row) for row in connection.execute(query)]
+    work = [is_judged for kind, is_judged in places if kind == assignment.WORK]
+    return bool(work) and all(work) and (assignment.ADJUDICATION, True) not in places
+
+
+def _differ_in_the_best(connection: sa.Connection, item_id: int) -> bool:
+    """Of a pair that is any difference; of a ranking, that not all have the same responses on top."""
+    tops = {
+        tuple(place for place, rank in enumerate(row.ranks) if rank == min(row.ranks))
+        for row in _rankings(connection, item_id)
+    }
+    return len(tops) > 1
+
+
+def _rankings(connection: sa.Connection, item_id: int) -> Sequence[sa.Row]:
+    """The rankings of annotators that stand, in the order they were given."""
+    work = sa.func.coalesce(judgment.c.role, assignment.WORK) == assignment.WORK
+    current = assignment.current_judgments(kinds=("ranking",)).where(judgment.c.item_id == item_id, work)
+    return connection.execute(current.order_by(judgment.c.number)).all()

@@ -17,6 +17,7 @@ from annotation.tables import item, judgment, slot
 
 WORK, GOLD, QUALIFICATION, ADJUDICATION, LIVE = "work", "gold", "qualification", "adjudication", "live"
 ANSWERS = ("ranking", "skip", "flag")  # the kinds of judgment that are not an undo
+LATER = judgment.alias("later")  # made once: it takes longer than most queries
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class Claimed:
 
 def current_judgments(*, kinds: Sequence[str] = ANSWERS) -> sa.Select:
     """Judgments that no later revision has replaced, of the given kinds."""
-    later = judgment.alias("later")
-    replaced = sa.exists().where(later.c.supersedes == judgment.c.number)
+    replaced = sa.exists().where(LATER.c.supersedes == judgment.c.number)
     return sa.select(judgment).where(judgment.c.kind.in_(kinds), ~replaced)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from annotation import audit, campaigns
+from annotation import adjudication, audit, campaigns
 from annotation.assignment import ADJUDICATION, GOLD, QUALIFICATION, WORK
 from annotation.export import export_dataset
 from annotation.formats.items import Item, parse_gold
@@ -214,6 +214,7 @@ def mark_gold(
             own = item.c.id == item_id
             connection.execute(sa.update(item).where(own).values(kind=kind, gold=list(checked)))
             _move_slots(connection, item_id, kind)
+            adjudication.update(connection, item_id)
         details = {"campaign": campaign_id, "items": sorted(ranks)[:100], "count": len(ranks), "kind": kind}
         audit.record(connection, "items made gold", by, details, at=at)
 
@@ -240,6 +241,7 @@ def unmark_gold(store: Store, campaign_id: int, item_id: int, *, by: str | None,
         common = {"item_id": item_id, "campaign_id": campaign_id, "state": "open"}
         if missing:
             connection.execute(sa.insert(slot), [common | {"number": number} for number in missing])
+        adjudication.update(connection, item_id)
         details = {"campaign": campaign_id, "items": [item_id]}
         audit.record(connection, "items made work", by, details, at=at)
 

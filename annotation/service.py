@@ -147,19 +147,21 @@ class AnnotationService:
         """Lease an item whose annotators disagree, with what they said; and how many of them there are."""
         known = [int(item_id) for item_id in exclude if _is_number(item_id)]
 
-        def lease(connection: sa.Connection) -> tuple[Card | None, int]:
+        def lease(connection: sa.Connection) -> Card | None:
             now = self.clock()
             until = now + self.lease_seconds
             kind = assignment.ADJUDICATION
-            held = assignment.held_item(connection, annotator_id, client, known, kinds=(kind,), now=now, until=until)
-            item_id, waiting = adjudication.next_item(connection, annotator_id, known, now=now)
-            if held is None and item_id is not None:
+            item_id = assignment.held_item(connection, annotator_id, client, known, kinds=(kind,), now=now, until=until)
+            if item_id is None:
+                item_id = adjudication.next_item(connection, annotator_id, known, now=now)
+                if item_id is None:
+                    return None
                 assignment.lease_extra(connection, item_id, kind, annotator_id, client, now=now, until=until)
-                held = item_id
-            card = None if held is None else show(connection, held, annotator_id, until, chosen_by=kind)
-            return card, waiting
+            return show(connection, item_id, annotator_id, until, chosen_by=kind)
 
-        return self.store.write(lease)
+        with self.store.reading() as connection:
+            waiting = adjudication.num_waiting(connection, annotator_id, now=self.clock())
+        return self.store.write(lease), waiting
 
     def renew(self, annotator_id: str, client: str, item_ids: Sequence[str]) -> list[str]:
         """Keep a tab's items for another `lease_seconds`; those it still holds."""
@@ -208,6 +210,7 @@ class AnnotationService:
                 assignment.give_back(connection, annotator_id, item_id=item_id)
             told |= {"active_ms": sent.active_ms, "shown_order": order, "role": kind}
             revision = judgments.append(connection, sent.id, item_id, annotator_id, told, at=now)
+            adjudication.update(connection, item_id)
             if kind == assignment.GOLD and sent.said.kind == "ranking":
                 self._pause_if_wrong(connection, annotator_id, item_id, now)
             return Saved(sent.id, sent.item_id, revision)
@@ -247,6 +250,7 @@ class AnnotationService:
                 judgments.append(connection, undo_id, last.item_id, annotator_id, told, at=now)
             answered = judgments.standing(connection, last.item_id, annotator_id) is not None
             card = None if answered else self._reopened(connection, last.item_id, annotator_id, client, now)
+            adjudication.update(connection, last.item_id)
             return Undone(card, judgments.as_shown(last))
 
         return self.store.write(take_back)

@@ -4,7 +4,8 @@
     prompt ───┴─ item ─┬─ completion ── policy
                        ├─ slot        who works on it now, or has judged it
                        ├─ showing     in which order an annotator sees it
-                       └─ judgment    what was said of it, for good
+                       ├─ judgment    what was said of it, for good
+                       └─ disagreement    that an adjudicator is to decide it
     campaign ─┬─ guideline ── guideline_ack
               ├─ member
               └─ live_request ── live_answer      an annotator's prompt on its way to be an item
@@ -239,6 +240,14 @@ judgment = sa.Table(
     sa.Column("hash", sa.Text),
     sa.UniqueConstraint("item_id", "annotator_id", "revision"),
     sa.Index(None, "annotator_id", "number"),
+)
+
+# Items that wait for an adjudicator: found anew whenever a judgment or the places of an item change
+# (annotation.adjudication), so that nobody has to look through all of them.
+disagreement = sa.Table(
+    "disagreement",
+    metadata,
+    sa.Column("item_id", sa.ForeignKey("item.id"), primary_key=True),
 )
 
 # Append-only, held by triggers, chained by hashes: what managers and the app itself did.

@@ -9,12 +9,12 @@ from random import Random
 import pytest
 import sqlalchemy as sa
 
-from annotation import adjudication, campaigns, gold
+from annotation import adjudication, campaigns, gold, managing
 from annotation.campaigns import Aspect, CampaignError, CampaignSettings
 from annotation.importing import import_comparisons
 from annotation.records import GoldScore, InvalidJudgment, Judgment, NotHeld, Said, UnknownItem
 from annotation.service import AnnotationService
-from annotation.store import Store
+from annotation.store import VERSION_TABLE, Store
 from annotation.tables import annotator, audit, judgment, showing, slot
 from rlhf.data.comparisons import DataError
 from tests.annotation.items import comparison
@@ -223,6 +223,91 @@ def test_items_that_agree_or_are_unfinished_need_no_decision(store: Store, servi
     say(service, ada, service.next_card(ada, "tab").card, "second")
     with store.reading() as connection:
         assert adjudication.disagreements(connection) == []
+
+
+def waiting_items(store: Store) -> list[int]:
+    with store.reading() as connection:
+        return adjudication.disagreements(connection)
+
+
+def test_an_item_waits_for_a_decision_as_long_as_what_stands_on_it_differs(
+    store: Store, service, fill, sign_in
+) -> None:
+    fill(1, overlap=2)
+    ada, bob, eve = sign_in("Ada"), sign_in("Bob"), sign_in("Eve")
+    for who, better in ((ada, "first"), (bob, "second")):
+        say(service, who, service.next_card(who, "tab").card, better)
+    assert waiting_items(store) == [1]
+    undone = service.undo(bob, "tab", "undo-0001")
+    assert waiting_items(store) == []  # a place is open again
+    say(service, bob, undone.card, "second", name="again")
+    assert waiting_items(store) == [1]
+    say(service, bob, service.open_again(bob, "tab", "1").card, "first", name="other")
+    assert waiting_items(store) == []
+    say(service, ada, service.open_again(ada, "tab", "1").card, "second", name="other")
+    assert waiting_items(store) == [1]
+    card, _ = service.next_adjudication(eve, "tab")
+    say(service, eve, card, "first")
+    assert waiting_items(store) == []
+    service.undo(eve, "tab", "undo-0002")
+    assert waiting_items(store) == [1]
+    managing.mark_gold(store, 1, {1: (1, 2)}, by=None, at=6.0)
+    assert waiting_items(store) == []  # its answer is known
+    managing.unmark_gold(store, 1, 1, by=None, at=7.0)
+    assert waiting_items(store) == [1]
+
+
+def test_a_ranking_waits_only_where_the_best_differ(store: Store, service, fill, sign_in) -> None:
+    fill(2, num_responses=3, overlap=2)
+    said = {"Ada": [(1, 2, 3), (1, 1, 2)], "Bob": [(1, 3, 2), (1, 2, 2)]}
+    for name, rankings in said.items():
+        who = sign_in(name)
+        for number, by_position in enumerate(rankings):
+            card = service.next_card(who, "tab").card
+            words = ("first", "second", "third")
+            ranks = tuple(by_position[words.index(text.split()[1])] for text in card.responses)
+            service.submit(who, Judgment(f"judgment-{name}-{number}", card.item_id, Said("ranking", ranks)))
+    assert waiting_items(store) == [2]
+
+
+def test_the_next_decision_is_found_without_a_look_at_judgments(store: Store, service, fill, sign_in) -> None:
+    """What it costs depends on the items that wait."""
+    fill(1, overlap=2)
+    for name, better in (("Ada", "first"), ("Bob", "second")):
+        who = sign_in(name)
+        say(service, who, service.next_card(who, "tab").card, better)
+    asked: list[str] = []
+
+    def note(connection, cursor, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    sa.event.listen(store.engine, "before_cursor_execute", note)
+    with store.reading() as connection:
+        assert adjudication.num_waiting(connection, "eve", now=0.0) == 1
+        assert adjudication.next_item(connection, "eve", [], now=0.0) == 1
+        assert adjudication.next_item(connection, "eve", [1], now=0.0) is None
+    sa.event.remove(store.engine, "before_cursor_execute", note)
+    assert len(asked) >= 3
+    assert not any("judgment" in statement for statement in asked)
+
+
+def test_what_waits_in_a_store_of_before_is_found_when_it_is_opened(
+    url: str, store: Store, service, fill, sign_in
+) -> None:
+    fill(4, overlap=2)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    for who, answers in ((ada, ("first", "first", "first")), (bob, ("second", "first", "second"))):
+        for better in answers:
+            say(service, who, service.next_card(who, "tab").card, better)
+    card, _ = service.next_adjudication(sign_in("Eve"), "tab")
+    say(service, sign_in("Eve"), card, "first")
+    assert waiting_items(store) == [3]
+    with store.writing() as connection:
+        connection.execute(sa.text("DROP TABLE disagreement"))
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0002'"))
+    again = Store.open(url)
+    assert waiting_items(again) == [3]
+    again.close()
 
 
 # ---- orders, members, states --------------------------------------------------------------------------------
