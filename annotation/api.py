@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from starlette.routing import Route
 from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -25,7 +26,7 @@ from annotation.guard import Guard
 from annotation.judge_page import PATH, JudgePage
 from annotation.managing import Archives
 from annotation.public_site import LOOPBACK_ONLY, Site
-from annotation.records import AnnotationError, NotHeld, UnknownItem
+from annotation.records import AnnotationError, NotHeld, TooLong, UnknownItem
 from annotation.routes import accounts
 from annotation.routes.access import visitor
 from annotation.routes.live import router as live
@@ -40,6 +41,15 @@ RETRY_AFTER = {"Retry-After": "1"}
 
 pages = APIRouter()
 work = APIRouter()
+
+
+class Refusal(BaseModel):
+    """What the REST interface answers where it does not do what was asked: why, in words."""
+
+    detail: str
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {"default": {"model": Refusal, "description": "Not done"}}
 
 
 class FreshFiles(StaticFiles):
@@ -89,11 +99,8 @@ def create_app(service: AnnotationService, site: Site = LOOPBACK_ONLY) -> FastAP
         app.add_exception_handler(kind, handler)
     app.include_router(pages)
     app.include_router(accounts.pages)
-    app.include_router(accounts.admin, prefix="/api/v1")
-    app.include_router(work, prefix="/api/v1")
-    app.include_router(annotator_work, prefix="/api/v1")
-    app.include_router(managing, prefix="/api/v1")
-    app.include_router(live, prefix="/api/v1")
+    for router in (accounts.admin, work, annotator_work, managing, live):
+        app.include_router(router, prefix="/api/v1", responses=REFUSALS)
     app.mount("/static", FreshFiles(directory=STATIC))
     for path, shown in ((PATH, page), (ADMIN_PATH, admin_page)):
         app.router.routes.append(Route(path, shown, include_in_schema=False))
@@ -131,7 +138,8 @@ def _validation_error(_: Request, error: Exception) -> Response:
     wrong = [
         f"{'.'.join(str(part) for part in item['loc'] if part != 'body')}: {item['msg']}" for item in error.errors()
     ]
-    return _json_error(422, "; ".join(wrong[:5]))
+    too_long = any(item["type"] == "string_too_long" for item in error.errors())
+    return _json_error(413 if too_long else 422, "; ".join(wrong[:5]))
 
 
 def _account_error(_: Request, error: Exception) -> Response:
@@ -140,7 +148,8 @@ def _account_error(_: Request, error: Exception) -> Response:
 
 
 def _annotation_error(_: Request, error: Exception) -> Response:
-    status = 409 if isinstance(error, NotHeld) else 404 if isinstance(error, UnknownItem) else 422
+    statuses = {NotHeld: 409, UnknownItem: 404, TooLong: 413}
+    status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 422)
     return _json_error(status, str(error))
 
 

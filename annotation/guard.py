@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from annotation.public_site import LOOPBACK_ONLY, Site, hostname, is_loopback
 
 MAX_BODY = 1_000_000  # bytes
+# Who is cut off while still sending does not hear why, so this much of a body that is too large is read and dropped.
+MOST_DROPPED = 64 * MAX_BODY
 # Managers' files. The page looks at the session and at the declared length first, and then reads them piece by piece.
 UPLOADS = "/admin/gradio_api/upload"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -97,16 +99,18 @@ def _own_origins(host: str, name: str, site: Site) -> tuple[str, ...]:
 async def _read(headers: Headers, receive: Receive) -> bytes | None:
     """The whole body, None if it is too large. Nothing here is large, so routes need not stream."""
     declared = headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > MAX_BODY:
+    expected = int(declared) if declared.isdecimal() else MOST_DROPPED
+    if expected >= MOST_DROPPED:
         return None
-    body = bytearray()
-    while True:
+    body, size, more = bytearray(), 0, True
+    while more and size < MOST_DROPPED:
         message = await receive()
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            return None
-        if not message.get("more_body", False):
-            return bytes(body)
+        part = message.get("body", b"")
+        size += len(part)
+        if max(size, expected) <= MAX_BODY:
+            body += part
+        more = message.get("more_body", False)
+    return bytes(body) if max(size, expected) <= MAX_BODY else None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from annotation import assignment, audit
 from annotation.campaigns import CampaignSettings
-from annotation.records import InvalidJudgment, Said
+from annotation.records import InvalidJudgment, Said, TooLong
 from annotation.tables import campaign, completion, guideline, guideline_ack, item, judgment, showing
 from rlhf import __version__
 
@@ -24,14 +24,17 @@ def check(said: Said, settings: CampaignSettings, texts: Sequence[str]) -> None:
 
     Raises:
         InvalidJudgment: in words, with the value and what to send instead.
+        TooLong: a text is longer than is kept.
     """
     for name, text, longest in (
         ("reason", said.reason, LONGEST_REASON),
         ("rationale", said.rationale, LONGEST_RATIONALE),
         *((f"edit of response {place + 1}", text, LONGEST_EDIT) for place, text in said.edits.items()),
     ):
-        if text is not None and (len(text) > longest or "\0" in text):
-            raise InvalidJudgment(f"the {name} is longer than {longest} characters or holds a NUL; shorten it")
+        if text is not None and len(text) > longest:
+            raise TooLong(f"the {name} has {len(text)} characters, and {longest} is the most; shorten it")
+        if text is not None and "\0" in text:
+            raise InvalidJudgment(f"the {name} holds a NUL character, which databases do not keep; remove it")
     if said.kind in ("skip", "flag"):
         if said.ranks is not None or said.strength is not None or said.both_bad or said.aspects or said.edits:
             raise InvalidJudgment(f"a {said.kind} has neither ranks nor strength; leave them out")

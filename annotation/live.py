@@ -21,7 +21,7 @@ from annotation import campaigns
 from annotation.assignment import LIVE
 from annotation.cards import show, shown_order
 from annotation.importing import has_a_choice
-from annotation.records import AnnotationError, Card, UnknownItem
+from annotation.records import AnnotationError, Card, TooLong, UnknownItem
 from annotation.store import Store
 from annotation.tables import (
     annotator,
@@ -140,6 +140,7 @@ class LivePrompts:
 
         Raises:
             InvalidPrompt: the prompt or the campaign cannot be used, or the id was used for something else.
+            TooLong: the conversation is.
             TooManyWaiting: too many are waiting already.
         """
         rows = [message.to_dict() for message in _checked(messages)]
@@ -285,7 +286,7 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
         raise InvalidPrompt(str(error)) from None
     length = sum(len(message.content) for message in found)
     if length > LONGEST_PROMPT:
-        raise InvalidPrompt(f"the conversation has {length} characters, at most {LONGEST_PROMPT} are taken; shorten it")
+        raise TooLong(f"the conversation has {length} characters, at most {LONGEST_PROMPT} are taken; shorten it")
     if any("\0" in message.content for message in found):
         raise InvalidPrompt("the prompt holds a NUL character, which databases do not keep; remove it")
     return found

@@ -23,6 +23,10 @@ class InvalidJudgment(AnnotationError):
     """A judgment that does not fit its item."""
 
 
+class TooLong(AnnotationError):
+    """A text longer than is kept."""
+
+
 class UnknownItem(AnnotationError):
     """There is no such item."""
 

@@ -110,7 +110,11 @@ def cancel(request_id: RequestId, body: CancelRequest, annotator: SignedIn, live
     return {"id": request_id, "state": live.cancel(annotator.id, request_id)}
 
 
-@router.get("/live/{request_id}/events", response_class=StreamingResponse)
+@router.get(
+    "/live/{request_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
 async def events(
     request_id: RequestId,
     request: Request,

@@ -36,6 +36,11 @@ async def _archives(request: Request) -> Archives:
     return request.app.state.archives
 
 
+Documented = dict[int | str, dict[str, Any]]
+SHEET: Documented = {200: {"content": {"text/csv": {}}}}
+PLOT: Documented = {200: {"content": {media_type: {} for media_type in FORMATS.values()}}}
+ARCHIVE: Documented = {200: {"content": {"application/zip": {}}}}
+
 Board = Annotated[Dashboard, Depends(_dashboard)]
 Packed = Annotated[Archives, Depends(_archives)]
 
@@ -69,7 +74,7 @@ def figures(campaign_id: CampaignId, _: Managing, board: Board) -> dict[str, Any
     return asdict(_figures(board, campaign_id))
 
 
-@router.get("/campaigns/{campaign_id}/tables/{name}.csv")
+@router.get("/campaigns/{campaign_id}/tables/{name}.csv", response_class=Response, responses=SHEET)
 def table(campaign_id: CampaignId, name: str, _: Managing, board: Board) -> Response:
     found = tables(_figures(board, campaign_id))
     if name not in found:
@@ -77,7 +82,7 @@ def table(campaign_id: CampaignId, name: str, _: Managing, board: Board) -> Resp
     return csv_answer(found[name], f"{name}.csv")
 
 
-@router.get("/campaigns/{campaign_id}/plots/{name}.{form}")
+@router.get("/campaigns/{campaign_id}/plots/{name}.{form}", response_class=Response, responses=PLOT)
 def plot(
     campaign_id: CampaignId, name: str, form: Literal["svg", "png"], _: Managing, board: Board, request: Request
 ) -> Response:
@@ -88,12 +93,12 @@ def plot(
     return Response(content, media_type=FORMATS[form])
 
 
-@router.get("/users.csv")
+@router.get("/users.csv", response_class=Response, responses=SHEET)
 def users(_: Managing, service: Service) -> Response:
     return csv_answer(users_table(service.accounts.accounts()), "users.csv")
 
 
-@router.get("/audit.csv")
+@router.get("/audit.csv", response_class=Response, responses=SHEET)
 def audit_entries(_: Managing, service: Service) -> Response:
     with service.store.reading() as connection:
         found = audit_table(managing.audit_rows(connection, limit=None))
@@ -116,7 +121,7 @@ def export(body: ExportRequest, manager: Managing, archives: Packed) -> dict[str
     return {name: getattr(made, name) for name in names}
 
 
-@router.get("/exports/{archive_id}")
+@router.get("/exports/{archive_id}", response_class=Response, responses=ARCHIVE)
 def archive(archive_id: Annotated[str, Path(max_length=64)], _: Managing, archives: Packed) -> Response:
     try:
         found = archives.find(archive_id)
@@ -135,7 +140,8 @@ def _figures(board: Dashboard, campaign_id: int) -> Figures:
 def csv_answer(found: Table, name: str) -> Response:
     """A table as a CSV file; a text that a spreadsheet would take for a formula has an apostrophe before it."""
     content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\r\n")
+    # texts are quoted: where a semicolon parts cells, none in a text begins a new one
+    writer = csv.writer(content, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
     writer.writerow([cell(column) for column, _ in found.columns])
     writer.writerows([_cell(value) for value in row] for row in found.rows)
     headers = {"content-disposition": f'attachment; filename="{name}"'}
@@ -144,6 +150,6 @@ def csv_answer(found: Table, name: str) -> Response:
     )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Any:
     """Numbers are no formulas, negative ones neither."""
-    return repr(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else cell(value)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else cell(value)

@@ -3,8 +3,8 @@
 
 import { Refused, Unreachable } from "./rest.js";
 
-// What the service itself says of a judgment that it will never take: the item is somebody else's, or it does not fit.
-const FINAL = [409, 422];
+// What is said of a judgment that is never taken: the item is somebody else's, it is too long, or it does not fit.
+const FINAL = [409, 413, 422];
 
 export class Outbox {
   /**

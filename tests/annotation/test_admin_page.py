@@ -284,7 +284,7 @@ def test_figures_tables_and_plots_are_answered(as_role) -> None:
     assert client.get("/api/v1/manage/campaigns").json()["campaigns"][0]["campaign"]["name"] == "main"
     table = client.get("/api/v1/manage/campaigns/1/tables/progress.csv")
     assert table.headers["content-type"] == "text/csv; charset=utf-8"
-    assert table.text.startswith("campaign,state,items,")
+    assert table.text.startswith('"campaign","state","items",')
     plot = client.get("/api/v1/manage/campaigns/1/plots/ratings.svg")
     assert plot.headers["content-type"] == "image/svg+xml"
     assert "script-src 'self';" in plot.headers["content-security-policy"]

@@ -238,7 +238,13 @@ def test_no_cell_of_a_csv_begins_a_formula(desk: Desk, dashboard: Dashboard) -> 
 
 def test_numbers_of_a_csv_stay_numbers() -> None:
     table = Table((("policy", "text"), ("points", "number"), ("n", "count")), (("-a", -12.5, 3), ("b", None, 0)))
-    assert csv_answer(table, "ratings.csv").body.decode() == "policy,points,n\r\n'-a,-12.5,3\r\nb,,0\r\n"
+    written = csv_answer(table, "ratings.csv").body.decode()
+    assert written == '"policy","points","n"\r\n"\'-a",-12.5,3\r\n"b","",0\r\n'
+
+
+def test_a_semicolon_in_a_text_begins_no_cell() -> None:
+    table = Table((("name", "text"), ("n", "count")), (("a;=1+1", 2),))
+    assert csv_answer(table, "users.csv").body.decode() == '"name","n"\r\n"a;=1+1",2\r\n'
 
 
 def test_plots_show_names_as_they_are(desk: Desk, dashboard: Dashboard) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from annotation.accounts import SESSION_SECONDS
 from annotation.cards import shown_order
-from annotation.records import InvalidJudgment, InvalidName, Judgment, NotHeld, Progress, Said, UnknownItem
+from annotation.records import InvalidJudgment, InvalidName, Judgment, NotHeld, Progress, Said, TooLong, UnknownItem
 from annotation.service import AnnotationService
 from annotation.store import Store, StoreBusy
 from annotation.tables import judgment
@@ -146,7 +146,8 @@ def test_a_hundred_identical_submissions_at_once_are_one(store: Store, fill) -> 
         (Judgment("judgment", "1", Said("ranking", (1, 2), strength=4)), "use 1, 2 or 3"),
         (Judgment("judgment", "1", Said("ranking", (1, 2), reason="why")), "no reason"),
         (Judgment("judgment", "1", Said("skip", (1, 2))), "neither ranks"),
-        (Judgment("judgment", "1", Said("skip", reason="a" * 2001)), "shorten"),
+        (Judgment("judgment", "1", Said("skip", reason="a" * 2001)), "2001 characters, and 2000 is the most"),
+        (Judgment("judgment", "1", Said("ranking", (1, 2), rationale="a\0")), "the rationale holds a NUL character"),
         (Judgment("judgment", "1", Said("undo")), "ranking, skip or flag"),
         (Judgment("short", "1", Said("ranking", (1, 2))), "8 to 64"),
         (Judgment("judgment", "1", Said("ranking", (1, 2)), active_ms=-1), "milliseconds"),
@@ -156,7 +157,7 @@ def test_what_does_not_fit_is_named_and_not_stored(store: Store, service, fill, 
     fill(1)
     ada = sign_in("Ada")
     assert service.next_card(ada, "tab").card.item_id == "1"
-    with pytest.raises(InvalidJudgment, match=words):
+    with pytest.raises((InvalidJudgment, TooLong), match=words):
         service.submit(ada, said)
     assert history(store) == []
 

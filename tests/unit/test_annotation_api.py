@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import re
 import socket
@@ -20,7 +21,7 @@ from starlette.testclient import TestClient
 import annotation.store
 from annotation.api import create_app
 from annotation.app import serve
-from annotation.guard import MAX_BODY
+from annotation.guard import MAX_BODY, Guard
 from annotation.importing import import_comparisons
 from annotation.judge_page import check_environment
 from annotation.public_site import is_loopback
@@ -223,7 +224,6 @@ def test_an_item_that_is_not_there_is_not_found(ada: TestClient) -> None:
         ("judgments", {"kind": "best"}, "kind"),
         ("judgments", {"kind": "skip"}, "neither ranks nor strength"),
         ("judgments", {"reason": "no"}, "reason"),
-        ("judgments", {"reason": "n" * 2001}, "reason"),
         ("judgments", {"active_ms": -1}, "active_ms"),
         ("judgments", {"active_ms": 10**20}, "active_ms"),
         ("judgments", {"id": "1"}, "id"),
@@ -250,6 +250,22 @@ def test_bad_input_is_named(ada: TestClient, path: str, change: dict[str, Any], 
     answer = ada.post(f"/api/v1/{path}", json=bodies[path] | change)
     assert answer.status_code == 422
     assert named in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "path, change, named",
+    [
+        ("judgments", {"rationale": "n" * 10_001}, "the rationale has 10001 characters, and 10000 is the most"),
+        ("judgments", {"rationale": "n" * 200_001}, "rationale: String should have at most 200000"),
+        ("judgments", {"kind": "skip", "ranks": None, "reason": "n" * 2001}, "reason: String should have at most"),
+        ("judgments", {"edits": {"0": "n" * 200_001}}, "edits.0: String should have at most"),
+        ("diff", {"old": "n" * 200_001, "new": ""}, "old: String should have at most"),
+    ],
+)
+def test_what_is_too_long_is_said_to_be(ada: TestClient, path: str, change: dict[str, Any], named: str) -> None:
+    body = change if path == "diff" else a_judgment("1") | change
+    answer = ada.post(f"/api/v1/{path}", json=body)
+    assert (answer.status_code, named in answer.json()["detail"]) == (413, True), answer.text
 
 
 @pytest.mark.parametrize(
@@ -442,6 +458,25 @@ def test_a_body_has_a_limit_declared_or_not(ada: TestClient, path: str) -> None:
         assert ada.post(path, content=content, headers=headers).status_code == 422
 
 
+@pytest.mark.parametrize("headers", [[], [(b"content-length", b"3000000")]])
+def test_a_body_that_is_too_large_is_read_before_it_is_refused(
+    app: FastAPI, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """Whoever is cut off while sending does not hear why."""
+    parts = [{"type": "http.request", "body": b" " * 1_000_000, "more_body": more} for more in (True, True, False)]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return parts.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append((message.get("status"), len(parts)))
+
+    scope = {"type": "http", "method": "POST", "path": "/api/v1/next", "headers": [(b"host", b"localhost"), *headers]}
+    asyncio.run(Guard(app)(scope, receive, send))
+    assert sent[0] == (413, 0)
+
+
 def test_every_answer_carries_the_security_headers(ada: TestClient) -> None:
     paths = ["/login", "/api/v1/health", "/api/v1/progress", "/static/judge.js", "/nothing", "/annotate/nothing"]
     answers = [ada.get(path) for path in paths] + [ada.post("/login", headers={"Origin": "null"})]
@@ -484,6 +519,18 @@ def test_health_needs_no_session(client: TestClient) -> None:
 def test_documentation_from_other_sites_is_off(client: TestClient) -> None:
     assert [client.get(path).status_code for path in ("/docs", "/redoc")] == [404, 404]
     assert "/api/v1/judgments" in client.get("/openapi.json").json()["paths"]
+
+
+def test_the_document_says_how_a_refusal_looks(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    rest = {path: list(methods.values()) for path, methods in paths.items() if path.startswith("/api/v1/")}
+    assert len(rest) >= 25
+    for path, answers in ((path, method["responses"]) for path, methods in rest.items() for method in methods):
+        assert "422" not in answers, path
+        assert answers["default"]["content"] == {
+            "application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}
+        }
+    assert list(paths["/api/v1/manage/users.csv"]["get"]["responses"]["200"]["content"]) == ["text/csv"]
 
 
 def test_static_files_are_asked_for_at_each_load_and_sources_of_pages_are_none(client: TestClient) -> None:
