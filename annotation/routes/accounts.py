@@ -6,13 +6,10 @@ The pages are forms that work without scripts.
 from __future__ import annotations
 
 import asyncio
-import html
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from string import Template
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Form, Request
@@ -30,13 +27,13 @@ from annotation.accounts import (
     UnknownAccount,
     WrongPassword,
 )
-from annotation.passwords import SHORTEST
+from annotation.passwords import InvalidPassword
 from annotation.records import AnnotationError
 from annotation.routes.access import Managing, Service, cookie_name, visitor
+from annotation.routes.forms import Speech, Spoken, page
 from annotation.service import AnnotationService
 from annotation.store import StoreUnavailable
 
-STATIC = Path(__file__).parents[1] / "static"
 START = "/annotate"
 RETRY_AFTER = {"Retry-After": "1"}
 HASHES_AT_ONCE = 4  # each takes 64 MiB and some cores
@@ -50,7 +47,6 @@ STATUS: dict[type[Exception], int] = {
     NameTaken: 409,
     TooManyTries: 429,
 }
-EVERYBODY_MANAGES = "Nobody has a manager's password here yet, so whoever signs in can manage everything."
 Result = TypeVar("Result")
 
 pages = APIRouter()
@@ -61,14 +57,15 @@ admin = APIRouter(prefix="/admin")
 
 
 @pages.get("/login", response_class=HTMLResponse)
-def login_page(service: Service) -> Response:
-    return _login_form(service.accounts)
+def login_page(service: Service, speech: Spoken) -> Response:
+    return _login_form(service.accounts, speech)
 
 
 @pages.post("/login", response_class=HTMLResponse)
 async def sign_in(
     request: Request,
     service: Service,
+    speech: Spoken,
     name: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
 ) -> Response:
@@ -78,8 +75,7 @@ async def sign_in(
         return await _in_turn(request, _come_in, request, service, token)
     except (AnnotationError, StoreUnavailable) as error:
         asks = isinstance(error, (PasswordNeeded, WrongPassword, TooManyTries))
-        words = f"Not signed in: {error}" if isinstance(error, StoreUnavailable) else _sentence(error)
-        return await _in_turn(request, _login_form, accounts, name, words, asks, **_status(error))
+        return await _in_turn(request, _login_form, accounts, speech, name, speech.of(error), asks, **_status(error))
 
 
 @pages.post("/logout")
@@ -92,17 +88,18 @@ def sign_out(request: Request, service: Service) -> Response:
 
 
 @pages.get("/invite/{token}", response_class=HTMLResponse)
-def invite_page(request: Request, service: Service, token: str) -> Response:
+def invite_page(request: Request, service: Service, speech: Spoken, token: str) -> Response:
     try:
-        return _invite_form(service.accounts, token)
+        return _invite_form(service.accounts, speech, token)
     except (AnnotationError, StoreUnavailable) as error:
-        return _no_invite(error)
+        return _no_invite(speech, error)
 
 
 @pages.post("/invite/{token}", response_class=HTMLResponse)
 async def accept_invite(
     request: Request,
     service: Service,
+    speech: Spoken,
     token: str,
     name: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
@@ -111,26 +108,29 @@ async def accept_invite(
     accounts = service.accounts
     try:
         if password != again:
-            words = "The two passwords are not the same."
-            return await _in_turn(request, _invite_form, accounts, token, name, words, status=422)
+            words = speech.word("error.not_the_same")
+            return await _in_turn(request, _invite_form, accounts, speech, token, name, words, True, status=422)
         session = await _in_turn(request, accounts.accept, token, name, password)
         return await _in_turn(request, _come_in, request, service, session)
     except (InvalidInvite, StoreUnavailable) as error:
-        return _no_invite(error)
+        return _no_invite(speech, error)
     except AnnotationError as error:
-        return await _in_turn(request, _invite_form, accounts, token, name, _sentence(error), **_status(error))
+        of_password = isinstance(error, InvalidPassword)
+        form = partial(_invite_form, accounts, speech, token, name, speech.of(error), of_password, **_status(error))
+        return await _in_turn(request, form)
 
 
 @pages.get("/password", response_class=HTMLResponse)
-def password_page(request: Request, service: Service) -> Response:
+def password_page(request: Request, service: Service, speech: Spoken) -> Response:
     person = visitor(request, service)
-    return RedirectResponse("/login", 303) if person is None else _password_form(person.name)
+    return RedirectResponse("/login", 303) if person is None else _password_form(speech, person.name)
 
 
 @pages.post("/password", response_class=HTMLResponse)
 async def change_password(
     request: Request,
     service: Service,
+    speech: Spoken,
     old: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
     again: Annotated[str, Form()] = "",
@@ -139,14 +139,14 @@ async def change_password(
     if person is None:
         return RedirectResponse("/login", 303)
     if password != again:
-        return _password_form(person.name, "The two new passwords are not the same.", status=422)
+        return _password_form(speech, person.name, speech.word("error.new_not_the_same"), status=422)
     change = partial(service.accounts.change_password, person.id, old, password, address=_address(request))
     try:
         token = await _in_turn(request, change)
     except WrongPassword as error:
-        return _password_form(person.name, "The password that you have now is another one.", **_status(error))
+        return _password_form(speech, person.name, speech.word("error.old_wrong"), **_status(error))
     except (AnnotationError, StoreUnavailable) as error:
-        return _password_form(person.name, _sentence(error), **_status(error))
+        return _password_form(speech, person.name, speech.of(error), **_status(error))
     return await _in_turn(request, _come_in, request, service, token)
 
 
@@ -279,6 +279,7 @@ def _end_session(request: Request, service: AnnotationService) -> None:
 
 def _login_form(
     accounts: Accounts,
+    speech: Speech,
     name: str = "",
     error: str = "",
     asks_password: bool = False,
@@ -290,50 +291,48 @@ def _login_form(
     is_open = not accounts.passwords_required
     # a store that cannot be reached has no more to say
     everybody = status != 503 and is_open and not accounts.has_manager()
-    note = "The same name finds your work again. Judgments carry a pseudonym, not the name."
     fields = {
         "name": name,
         "error": error,
-        "note": f"{note} {EVERYBODY_MANAGES}" if everybody else note,
+        "everybody": speech.word("login_everybody") if everybody else "",
         "password_off": "" if asks_password else "hidden disabled",
         "name_focus": "" if asks_password and name else "autofocus",
         "password_focus": "autofocus" if asks_password and name else "",
     }
-    return _page("login.html", fields, status, headers)
+    return page("login.html", speech, fields, status, headers)
 
 
 def _invite_form(
     accounts: Accounts,
+    speech: Speech,
     token: str,
     name: str = "",
     error: str = "",
+    of_password: bool = False,
     *,
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
     found = accounts.invite_of(token)
-    where = f"to {found.campaign}" if found.campaign else "to judge responses"
-    fields = {"name": name, "error": error, "lead": f"You are invited {where} as {found.role}.", "form_off": ""}
-    return _page("invite.html", fields, status, headers)
+    role = speech.word(f"role.{found.role}")
+    lead = speech.word("invite.lead_to", campaign=found.campaign, role=role) if found.campaign else ""
+    fields = {
+        "name": name,
+        "error": error,
+        "lead": lead or speech.word("invite.lead", role=role),
+        "form_off": "",
+        "name_focus": "" if of_password else "autofocus",
+        "password_focus": "autofocus" if of_password else "",
+    }
+    return page("invite.html", speech, fields, status, headers)
 
 
-def _no_invite(error: Exception) -> Response:
-    fields = {"name": "", "error": _sentence(error), "lead": "", "form_off": "hidden"}
-    return _page("invite.html", fields, *status_of(error))
+def _no_invite(speech: Speech, error: Exception) -> Response:
+    fields = {"name": "", "error": "", "lead": speech.of(error), "form_off": "hidden"}
+    return page("invite.html", speech, fields | {"name_focus": "", "password_focus": ""}, *status_of(error))
 
 
-def _password_form(name: str, error: str = "", *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return _page("password.html", {"name": name, "error": error}, status, headers)
-
-
-def _page(file: str, fields: dict[str, str], status: int, headers: dict[str, str] | None) -> Response:
-    page = Template((STATIC / file).read_text(encoding="utf-8"))
-    escaped = {key: html.escape(value) for key, value in fields.items()}
-    filled = page.substitute(escaped, shortest=str(SHORTEST), invalid="true" if fields["error"] else "false")
-    # a name can hold what UTF-8 cannot, and is shown all the same
-    return HTMLResponse(filled.encode("utf-8", "replace"), status, headers)
-
-
-def _sentence(error: Exception) -> str:
-    words = str(error)
-    return words[:1].upper() + words[1:] + "."
+def _password_form(
+    speech: Speech, name: str, error: str = "", *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return page("password.html", speech, {"name": name, "error": error}, status, headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -219,11 +218,9 @@ def as_json(said: Said) -> dict[str, Any]:
 
 def state(service: AnnotationService, annotator: Annotator) -> dict[str, Any]:
     """What goes with every answer."""
-    return {"progress": asdict(service.progress(annotator.id)), "annotator": _annotator(annotator)}
-
-
-def _annotator(annotator: Annotator) -> Mapping[str, str]:
-    return {"id": annotator.id, "name": annotator.name, "role": annotator.role}
+    who = {"id": annotator.id, "name": annotator.name, "role": annotator.role}
+    has_password = service.accounts.passwords_required
+    return {"progress": asdict(service.progress(annotator.id)), "annotator": {**who, "has_password": has_password}}
 
 
 def _gate(gate: Gate | None) -> dict[str, Any] | None:

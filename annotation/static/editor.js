@@ -7,10 +7,10 @@ import { t } from "./words.js";
 const PAUSE_MS = 250; // in typing, before the changes are looked at
 
 /**
- * Open the editor in a response's card. `compare(old, new)` gives the parts of the difference; `save(text)` and
- * `leave(text)` end it.
+ * Open the editor in a response's card. `compare(old, new)` gives the parts of the difference; `typed(text)` is told
+ * of every change; `save(text)` and `leave(text)` end it.
  */
-export function openEditor(article, index, original, text, { compare, save, leave }) {
+export function openEditor(article, index, original, text, { compare, typed, save, leave }) {
   const field = element("textarea", { "aria-label": t("edit.field", { letter: letter(index) }), dir: "auto", spellcheck: "true" });
   field.value = text;
   const changes = element("div", { class: "changes", tabindex: "0", role: "group", "aria-label": t("edit.changes") });
@@ -45,6 +45,7 @@ export function openEditor(article, index, original, text, { compare, save, leav
   };
   field.oninput = () => {
     grow();
+    typed(field.value);
     clearTimeout(timer);
     timer = setTimeout(look, PAUSE_MS);
   };

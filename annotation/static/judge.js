@@ -118,6 +118,7 @@ class Page {
   async #met() {
     const { annotator } = this.desk;
     this.root.querySelector(".who").textContent = annotator.name;
+    this.root.querySelector(".password").hidden = !annotator.has_password;
     this.keys = new KeyMap(annotator.id);
     this.editor = new KeyMapEditor(this.root.querySelector(".keymap"), this.keys, () => this.#keysChanged());
     this.#keysChanged();

@@ -3,6 +3,7 @@
 import { cardNodes, paintDraft } from "./card.js";
 import { askDetails, closeDetails, focusDetails, paintDetails } from "./details.js";
 import { controls, extras, paintChoice, views } from "./dock.js";
+import { forget, keep, recall } from "./drafts.js";
 import { openEditor } from "./editor.js";
 import { button, difference, element } from "./element.js";
 import { Draft, inWords, letter, standardRanks } from "./judgment.js";
@@ -45,8 +46,10 @@ export class Judging {
     this.draft = card && new Draft(card, previous);
     this.clock.restart();
     this.readyAt = performance.now() + SETTLE_MS;
+    const recalled = card !== null && recall(this.desk.annotator.id, this.draft);
     this.render();
     if (card === null) return;
+    if (recalled) this.voice.say(t("draft.recalled"));
     const sheet = this.#find(".sheet");
     sheet.dataset.item = card.item_id;
     sheet.dataset.ready = "false";
@@ -103,6 +106,7 @@ export class Judging {
     this.#pressed("view", view === "verbatim");
     this.#pressed("compare", this.comparing);
     this.#pressed("edit", this.draft.editNext);
+    keep(this.desk.annotator.id, this.draft);
   }
 
   #pressed(action, is) {
@@ -192,6 +196,7 @@ export class Judging {
   #submit(judgment) {
     if (this.desk.undoing || this.desk.front !== this.draft?.card) return;
     const { card } = this.draft;
+    forget(this.desk.annotator.id, this.draft);
     this.desk.submit(judgment);
     this.page.judged(card, judgment);
   }
@@ -319,13 +324,16 @@ export class Judging {
     };
     openEditor(this.root.querySelectorAll(".sheet .response")[place], place, original, draft.typed[place] ?? draft.edits[place] ?? original, {
       compare: (old, text) => this.#difference(old, text),
+      typed: (text) => {
+        draft.type(place, text);
+        keep(this.desk.annotator.id, draft);
+      },
       save: (text) => {
         draft.edit(place, text);
         this.voice.say(place in draft.edits ? t("edit.saved", { letter: letter(place) }) : t("edit.same"));
         end();
       },
-      leave: (text) => {
-        if (text !== original) draft.typed[place] = text;
+      leave: () => {
         this.voice.say(t("edit.left"));
         draft.left = true;
         end();

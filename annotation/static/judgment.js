@@ -58,8 +58,19 @@ export class Draft {
     this.rationale = previous?.rationale ?? "";
     this.aspects = Object.fromEntries(this.settings.aspects.map(({ name }) => [name, [...(previous?.aspects?.[name] ?? Array(count).fill(null))]]));
     this.edits = { ...previous?.edits }; // better texts, by the place of the response
-    this.typed = {}; // and what was typed towards them and left
+    this.typed = {}; // and what was typed towards them and is not saved
     this.editNext = false; // the next choice opens the editor
+    this.atFirst = JSON.stringify(this.written);
+  }
+
+  /** All that has been said beside the choice. */
+  get written() {
+    const { ranks, rationale, aspects, edits, typed } = this;
+    return { ranks, rationale, aspects, edits, typed };
+  }
+
+  get isUntouched() {
+    return JSON.stringify(this.written) === this.atFirst;
   }
 
   get isPair() {
@@ -73,6 +84,12 @@ export class Draft {
   /** The response that is preferred; the first one where there is none. */
   get best() {
     return this.choice ? this.choice.ranks.indexOf(1) : 0;
+  }
+
+  /** Text that is on its way to a better one. */
+  type(index, text) {
+    if (text === (this.edits[index] ?? this.card.responses[index])) delete this.typed[index];
+    else this.typed[index] = text;
   }
 
   edit(index, text) {

@@ -22,8 +22,14 @@ export function message(desk) {
   if (state !== "empty" || !desk.progress) return [];
   if (desk.mode === "adjudication") return [heading(t("adjudicate.none")), p(t("adjudicate.none_why"))];
   const { total, done } = desk.progress;
-  if (total === 0) return [heading(t("empty.no_items")), p(t("empty.fill")), code("rlhf annotate import --store URL --file FILE")];
-  const exporting = [p(t(done === total ? "empty.export" : "empty.export_so_far")), code("rlhf annotate export --store URL --out comparisons.jsonl")];
+  // what to do at a command line is for those who may
+  const manages = desk.annotator.role === "manager";
+  if (total === 0) {
+    const fill = manages ? [p(t("empty.fill")), code("rlhf annotate import --store URL --file FILE")] : [p(t("empty.look"))];
+    return [heading(t("empty.no_items")), ...fill];
+  }
+  const said = t(done === total ? "empty.export" : "empty.export_so_far");
+  const exporting = manages ? [p(said), code("rlhf annotate export --store URL --out comparisons.jsonl")] : [];
   if (done === total) return [heading(t("empty.all_done")), p(t("empty.all_judged", { count: total })), ...exporting];
   return [heading(t("empty.nothing")), p(t("empty.left", { count: total - done })), ...exporting];
 }

@@ -251,7 +251,33 @@ def test_an_invite_is_accepted_without_scripts(app: FastAPI, as_role) -> None:
     assert guest.get("/api/v1/progress").json()["annotator"]["name"] == "Grace"
     gone = a_browser(app).get(link)
     assert (gone.status_code, '<form method="post" hidden>' in gone.text) == (404, True)
-    assert "ask for a new one" in error_of(gone.text)
+    assert "ask for a new one" in gone.text
+
+
+def test_the_forms_speak_the_language_of_the_browser_and_show_what_is_to_be_mended(app: FastAPI, as_role) -> None:
+    link = as_role("manager").post("/api/v1/admin/invites", json={}).json()["link"]
+    german = a_browser(app)
+    german.headers["Accept-Language"] = "de-AT,de;q=0.9,en;q=0.5"
+    page = german.get(link).text
+    for words in ('<html lang="de">', "Sie sind eingeladen", "Mindestens 12 Zeichen", ">Konto anlegen<"):
+        assert words in page
+    assert ">Anmelden ·" in german.get("/login").text.replace("<title>", ">")
+    form = {"name": "manager", "password": WORDS, "again": WORDS}
+    for change, status, words, field in (
+        ({"again": OTHER_WORDS}, 422, "Die beiden Passwörter sind nicht gleich.", "password"),
+        ({"password": "short", "again": "short"}, 422, "Das Passwort braucht mindestens 12 Zeichen", "password"),
+        ({}, 409, "Dieser Name ist vergeben", "name"),
+    ):
+        answer = german.post(link, data=form | change)
+        assert answer.status_code == status
+        assert error_of(answer.text).startswith(words)
+        assert re.findall(r'<input id="(\w+)"[^>]*autofocus>', answer.text) == [field]
+    answer = german.post("/login", data={"name": "manager", "password": OTHER_WORDS})
+    assert error_of(answer.text) == "Name oder Passwort ist falsch."
+    assert "verbraucht" in german.get("/invite/none").text
+    assert "Passwort ändern" in as_role("annotator").get("/password", headers={"Accept-Language": "de"}).text
+    # a language that there are no words in
+    assert '<html lang="en">' in a_browser(app).get(link, headers={"Accept-Language": "fi"}).text
 
 
 def test_a_changed_password_is_a_new_session(app: FastAPI, as_role, service: AnnotationService) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
+from annotation.accounts import Accounts
 from annotation.live import make_item
 from annotation.store import Store
 from annotation.tables import live_request
@@ -19,6 +20,7 @@ from tests.browser.judge import READY, Judge
 from tests.browser.server import Server
 
 GUIDELINE = "# How to judge\n\nPrefer what is **true**, then what helps.\n"
+PASSWORD = "seven brown lamps in rain"
 STATIC = Path(__file__).parents[2] / "annotation" / "static"
 
 
@@ -135,6 +137,75 @@ def test_adjudicators_see_what_others_said_and_others_see_no_such_screen(
     expect(judge.status).to_contain_text("Saved: ")
     assert server.ranked() == {good: 1, bad: 2}
     assert server.rows("SELECT role FROM judgment ORDER BY number DESC LIMIT 1") == [("adjudication",)]
+
+
+def test_what_to_do_at_a_command_line_is_told_to_managers_alone(
+    server: Server, new_context: Callable[..., BrowserContext]
+) -> None:
+    server.fill(numbered(1))
+    server.start()
+    ada, grace = (Judge(new_context().new_page(), server.url) for _ in range(2))
+    ada.open("Ada")
+    grace.visit("Grace")
+    expect(grace.page.locator(".message")).to_contain_text("rlhf annotate export")
+    # where nobody is a manager, everybody is
+    server.change("UPDATE annotator SET role = 'manager', password_hash = 'of nothing' WHERE name = 'Ada'")
+    ada.press("1")
+    for judge, manages in ((ada, True), (grace, False)):
+        judge.page.reload()
+        expect(judge.page.locator(".message h2")).to_have_text("All done")
+        expect(judge.page.locator(".message code")).to_have_count(1 if manages else 0)
+
+
+def test_a_password_can_be_changed_from_the_menu_where_there_is_one(
+    server: Server, new_context: Callable[..., BrowserContext]
+) -> None:
+    server.fill(numbered(6))
+    server.start()
+    page = Judge(new_context().new_page(), server.url).open("Ada").page
+    page.locator(".menu-button").click()
+    expect(page.get_by_role("link", name="Change password")).to_be_hidden()
+    server.stop()
+    store = Store.open(server.store_url)
+    Accounts(store).add("Mara", "manager", PASSWORD, by=None)
+    store.close()
+    server.flags.append("--accounts")
+    server.start()
+    page = new_context().new_page()
+    page.goto(server.url)
+    page.get_by_label("Your name").fill("Mara")
+    page.get_by_label("Your password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(READY)
+    page.locator(".menu-button").click()
+    page.get_by_role("link", name="Change password").click()
+    page.get_by_label("The password that you have now").fill(PASSWORD)
+    page.get_by_label("The new password", exact=True).fill(f"{PASSWORD} now")
+    page.get_by_label("The new password again").fill(f"{PASSWORD} now")
+    page.get_by_role("button", name="Change it").click()
+    page.wait_for_selector(READY)
+    assert server.rows("SELECT count(*) FROM audit WHERE action LIKE '%password%'") == [(1,)]
+
+
+def test_no_key_is_named_where_there_is_no_keyboard(server: Server, new_context: Callable[..., BrowserContext]) -> None:
+    server.fill([SKY, *numbered(2)])
+    server.start()
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    judge = Judge(new_context(**phone).new_page(), server.url)
+    judge.page.goto(server.url)
+    judge.page.fill("input", "Ada")
+    judge.page.keyboard.press("Enter")
+    judge.page.wait_for_selector(READY)
+    expect(judge.page.get_by_role("button", name="Save ranking")).to_be_visible()
+    assert judge.page.locator(".judge :is(.dock, .views) kbd:visible").count() == 0
+    # the digits of a ranking are what its buttons say
+    assert judge.page.locator(".ranks kbd:visible").count() == 16
+    for number in range(4):
+        judge.page.get_by_role("group", name=f"Rank of response {'ABCD'[number]}").get_by_text(str(number + 1)).tap()
+    judge.page.get_by_role("button", name="Save ranking").tap()
+    judge.page.wait_for_selector(f"{READY}[data-item='2']")
+    judge.page.get_by_role("button", name="Response B is better").tap()
+    expect(judge.page.locator(".mine")).to_contain_text("2 of ")
 
 
 class Model:

@@ -141,3 +141,29 @@ def test_a_server_that_stops_in_good_order_does_so_with_open_pages(server: Serve
     opened.saved(1)
     assert server.stop() == 0
     assert server.rows(HISTORY) == [(1, "ranking", 3.0)]
+
+
+def test_what_is_written_and_not_judged_yet_outlives_a_reload(server: Server, opened: Judge) -> None:
+    page = opened.page
+    original = opened.responses[0]
+    opened.press("r")
+    page.keyboard.type("Because it is true")
+    page.keyboard.press("Control+Enter")
+    opened.press("e", "1")
+    page.keyboard.type("Even better: ")
+    page.reload()
+    page.wait_for_selector(READY)
+    expect(opened.status).to_have_text("What you had begun here is still there")
+    opened.press("e", "1")
+    expect(page.get_by_label("Better text of response A")).to_have_value(f"Even better: {original}")
+    page.keyboard.press("Control+Enter")
+    opened.saved(1)
+    ((rationale, edited),) = server.rows("SELECT rationale, edits FROM judgment")
+    assert rationale == "Because it is true"
+    assert f"Even better: {original}" in edited
+    page.wait_for_selector(READY)
+    # a card that is judged leaves nothing behind, and the next one begins with nothing
+    assert page.evaluate("Object.keys(sessionStorage).filter((key) => key.startsWith('rlhf.draft.'))") == []
+    page.reload()
+    page.wait_for_selector(READY)
+    expect(opened.status).to_be_empty()

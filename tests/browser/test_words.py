@@ -6,6 +6,10 @@ import json
 import re
 from pathlib import Path
 
+from annotation.accounts import AccountError
+from annotation.records import AnnotationError
+from annotation.store import StoreUnavailable
+
 STATIC = Path(__file__).parents[2] / "annotation" / "static"
 WORDS = {language: json.loads((STATIC / f"strings.{language}.json").read_text("utf-8")) for language in ("en", "de")}
 SCRIPTS = {path.name: path.read_text(encoding="utf-8") for path in STATIC.glob("*.js")}
@@ -40,3 +44,20 @@ def test_markup_is_made_in_one_place_only() -> None:
     makers = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser")
     found = [(name, match) for name, script in SCRIPTS.items() for match in makers.findall(script)]
     assert found == [("element.js", "innerHTML")]
+
+
+def test_the_forms_have_their_texts_in_both_languages_and_ask_for_every_one() -> None:
+    english, german = (
+        json.loads((STATIC / f"strings_forms.{language}.json").read_text("utf-8")) for language in ("en", "de")
+    )
+    # in English an error speaks for itself
+    assert [key for key in german if not re.fullmatch(r"error\.[A-Z]\w+", key)] == list(english)
+    for key, text in english.items():
+        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", german[key])), key
+    forms = "".join((STATIC / f"{name}.html").read_text("utf-8") for name in ("login", "invite", "password"))
+    shown = {key for key in english if "." not in key}
+    # one text is there on a condition
+    assert shown - {"login_everybody"} == set(re.findall(r"\$t_(\w+)", forms))
+    kinds = {key.removeprefix("error.") for key in german} - {key.removeprefix("error.") for key in english}
+    known = {*AccountError.__subclasses__(), *AnnotationError.__subclasses__(), StoreUnavailable}
+    assert kinds - {kind.__name__ for kind in known} == set()
