@@ -10,6 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from annotation.store import Store
 
 KINDS = ("sqlite", "postgresql")
 NUMBERS = itertools.count(1)
@@ -77,3 +82,16 @@ def database(kind: str, folder: Path) -> Iterator[str]:
         return
     with postgres_server(durable=True) as server:
         yield new_database(server)
+
+
+def content(store: Store) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table, in the order of its key."""
+    tables = sa.MetaData()
+    with store.reading() as connection:
+        tables.reflect(connection)
+        return {
+            table.name: [
+                tuple(row) for row in connection.execute(sa.select(table).order_by(*table.primary_key.columns))
+            ]
+            for table in tables.sorted_tables
+        }

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
-from fastapi.routing import iter_route_contexts
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -26,57 +25,13 @@ from annotation.routes.access import cookie_name
 from annotation.service import AnnotationService
 from annotation.store import Store
 from annotation.tables import annotator, login_failure, session
+from benchmarks.annotation.roles import MOUNTS, ROLES, ROUTES, routes_of
 
 ADDRESS = "http://127.0.0.1:7860"
 PUBLIC = "https://annotate.example.org"
 WORDS = "seven brown lamps in rain"
 OTHER_WORDS = "a slow tram to the sea"
 SECRET = "0123456789abcdef0123456789abcdef"
-ROLES = ("anyone", "annotator", "adjudicator", "manager")
-# Path -> the lowest role that may call it, by all of its methods.
-TABLE = {
-    "/": "anyone",
-    "/favicon.ico": "anyone",
-    "/openapi.json": "anyone",
-    "/login": "anyone",
-    "/logout": "anyone",
-    "/invite/{token}": "anyone",
-    "/password": "annotator",
-    "/api/v1/health": "anyone",
-    "/api/v1/next": "annotator",
-    "/api/v1/judgments": "annotator",
-    "/api/v1/undo": "annotator",
-    "/api/v1/progress": "annotator",
-    "/api/v1/leases": "annotator",
-    "/api/v1/release": "annotator",
-    "/api/v1/guidelines/accept": "annotator",
-    "/api/v1/history": "annotator",
-    "/api/v1/history/open": "annotator",
-    "/api/v1/work": "annotator",
-    "/api/v1/diff": "annotator",
-    "/api/v1/live": "annotator",
-    "/api/v1/live/{request_id}": "annotator",
-    "/api/v1/live/{request_id}/events": "annotator",
-    "/api/v1/live/{request_id}/cancel": "annotator",
-    "/api/v1/adjudication/next": "adjudicator",
-    "/api/v1/admin/users": "manager",
-    "/api/v1/admin/users/{annotator_id}/role": "manager",
-    "/api/v1/admin/users/{annotator_id}/state": "manager",
-    "/api/v1/admin/users/{annotator_id}/password": "manager",
-    "/api/v1/admin/users/{annotator_id}/erase": "manager",
-    "/api/v1/manage/users.csv": "manager",
-    "/api/v1/manage/campaigns": "manager",
-    "/api/v1/manage/campaigns/{campaign_id}": "manager",
-    "/api/v1/manage/campaigns/{campaign_id}/tables/{name}.csv": "manager",
-    "/api/v1/manage/campaigns/{campaign_id}/plots/{name}.{form}": "manager",
-    "/api/v1/manage/audit.csv": "manager",
-    "/api/v1/manage/audit/verify": "manager",
-    "/api/v1/manage/exports": "manager",
-    "/api/v1/manage/exports/{archive_id}": "manager",
-    "/api/v1/admin/invites": "manager",
-    "/api/v1/admin/invites/{invite_id}/revoke": "manager",
-}
-MOUNTS = {"/static": "anyone", "/annotate": "annotator", "/admin": "manager"}
 
 
 @pytest.fixture
@@ -127,23 +82,19 @@ def error_of(page: str) -> str:
 
 
 def test_every_route_is_open_to_its_role_and_closed_to_those_below(app: FastAPI, as_role) -> None:
-    found = [
-        (str(route.path), method)
-        for route in iter_route_contexts(app.routes)
-        for method in sorted((route.methods or set()) - {"HEAD", "OPTIONS"})
-    ]
-    assert {path for path, _ in found} - set(TABLE) == set()
+    found = routes_of(app)
+    assert {path for path, _ in found} - set(ROUTES) == set()
     assert len(found) >= 25
     wrong = []
     for role in ROLES:
         client = as_role(role)
-        for path, method in sorted(found, key=lambda route: route[0] == "/logout"):
+        for path, method in found:
             answer = client.request(method, re.sub(r"{\w+}", "none", path), json={"client": "tab"})
             if path == "/password":
                 refused = answer.headers.get("location") == "/login"
             else:
                 refused = answer.status_code in (401, 403)
-            if refused is (ROLES.index(role) >= ROLES.index(TABLE[path])):
+            if refused is (ROLES.index(role) >= ROLES.index(ROUTES[path])):
                 wrong.append((role, method, path, answer.status_code))
     assert wrong == []
 

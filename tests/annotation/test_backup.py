@@ -19,20 +19,8 @@ from annotation.importing import import_comparisons
 from annotation.records import Judgment, Said
 from annotation.service import AnnotationService
 from annotation.store import VERSION_TABLE, Store, StoreBusy, StoreError
-from benchmarks.annotation.databases import NUMBERS, new_database
+from benchmarks.annotation.databases import NUMBERS, content, new_database
 from tests.annotation.items import comparison
-
-
-def everything(store: Store) -> dict[str, list[tuple]]:
-    tables = sa.MetaData()
-    with store.reading() as connection:
-        tables.reflect(connection)
-        return {
-            table.name: [
-                tuple(row) for row in connection.execute(sa.select(table).order_by(*table.primary_key.columns))
-            ]
-            for table in tables.sorted_tables
-        }
 
 
 @pytest.fixture
@@ -73,7 +61,7 @@ def test_a_restored_store_is_equal_and_goes_on(filled: Store, new_url, tmp_path:
     url = new_url(kind)
     assert restore(tmp_path / "backup.jsonl.gz", url) == done
     again = Store.open(url)
-    assert everything(again) == everything(filled)
+    assert content(again) == content(filled)
     assert again.id == filled.id
     with pytest.raises(sa.exc.DatabaseError, match="append-only"), again.writing() as connection:
         connection.execute(sa.text("DELETE FROM judgment"))
@@ -124,7 +112,7 @@ def test_a_backup_under_load_is_of_one_moment(store: Store, fill, new_url, tmp_p
             url = new_url("sqlite")
             restore(tmp_path / f"{number}", url)  # verifies both chains
             restored = Store.open(url)
-            rows = everything(restored)
+            rows = content(restored)
             restored.close()
             kept = {row[1] for row in rows["judgment"]}
             assert set(before) <= kept
@@ -189,10 +177,10 @@ def test_a_judgment_that_was_changed_in_the_store_is_named(filled: Store, new_ur
 
 def test_a_store_that_is_there_is_left_alone(filled: Store, url: str, tmp_path: Path) -> None:
     backup(filled, tmp_path / "backup")
-    before = everything(filled)
+    before = content(filled)
     with pytest.raises(StoreError, match="is there already"):
         restore(tmp_path / "backup", url)
-    assert everything(filled) == before
+    assert content(filled) == before
 
 
 def test_a_backup_of_an_older_schema_is_brought_up_to_date(new_url, tmp_path: Path, monkeypatch) -> None:
@@ -216,7 +204,7 @@ def test_a_backup_of_an_older_schema_is_brought_up_to_date(new_url, tmp_path: Pa
         url = new_url(kind)
         restore(tmp_path / "backup", url)
         opened = Store.open(url)
-        rows = everything(opened)
+        rows = content(opened)
         assert rows[VERSION_TABLE] != [("0001",)]
         assert len(rows["judgment"]) == 1
         import_comparisons(opened, [comparison(1, 2)], name="another")

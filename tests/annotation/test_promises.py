@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.annotation import __main__ as command
-from benchmarks.annotation import durability
+from benchmarks.annotation import access, durability
 from benchmarks.annotation.databases import KINDS, postgres_programs
 from benchmarks.annotation.figures import Figure, quantiles, table
 
@@ -19,6 +19,11 @@ SMALL = {
     "locked": (durability.locked, {"short": 1.0, "long": 8.0}),
 }
 
+# Each with a server of its own, and on one of the databases here.
+SMALL_ON = {
+    "login": ("sqlite", access.login, {"tries": 12, "sign_ins": 2, "with_pages": False}),
+}
+
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SMALL)
@@ -26,6 +31,15 @@ def test_a_promise_is_kept(name: str, kind: str, tmp_path: Path) -> None:
     if kind == "postgresql" and postgres_programs() is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
     measure, sizes = SMALL[name]
+    figure = measure(kind, tmp_path, **sizes)
+    assert figure.kept, figure
+
+
+@pytest.mark.parametrize("name", SMALL_ON)
+def test_an_attack_fails(name: str, tmp_path: Path) -> None:
+    kind, measure, sizes = SMALL_ON[name]
+    if kind == "postgresql" and postgres_programs() is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
     figure = measure(kind, tmp_path, **sizes)
     assert figure.kept, figure
 
