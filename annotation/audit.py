@@ -119,6 +119,22 @@ def _judgment_problems(connection: sa.Connection) -> Iterator[str]:
             yield f"judgment {row['number']} or the one before it was changed, removed or put in"
         before = row["hash"]
     yield from _end_problems("judgment", count, before, head(connection, "judgment"))
+    yield from _replacing_problems(connection)
+
+
+def _replacing_problems(connection: sa.Connection) -> Iterator[str]:
+    """What a judgment replaces is named by its number, and the chain holds the order of numbers alone."""
+    replaced = judgment.alias()
+    other = sa.or_(
+        replaced.c.number.is_(None),
+        replaced.c.number >= judgment.c.number,
+        replaced.c.item_id != judgment.c.item_id,
+        replaced.c.annotator_id != judgment.c.annotator_id,
+    )
+    pairs = judgment.outerjoin(replaced, replaced.c.number == judgment.c.supersedes)
+    query = sa.select(judgment.c.number).select_from(pairs).where(judgment.c.supersedes.is_not(None), other)
+    for number in connection.execute(query.order_by(judgment.c.number)).scalars():
+        yield f"what judgment {number} replaces was given another number"
 
 
 def _audit_problems(connection: sa.Connection) -> Iterator[str]:

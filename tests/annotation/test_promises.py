@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.annotation import __main__ as command
-from benchmarks.annotation import access, durability
+from benchmarks.annotation import access, durability, keeping
 from benchmarks.annotation.databases import KINDS, postgres_programs
 from benchmarks.annotation.figures import Figure, quantiles, table
 
@@ -17,11 +17,13 @@ SMALL = {
     "identical": (durability.identical, {"times": 20}),
     "clock": (durability.clock, {"jumps": 10}),
     "locked": (durability.locked, {"short": 1.0, "long": 8.0}),
+    "edits": (keeping.edits, {"count": 100}),
 }
 
 # Each with a server of its own, and on one of the databases here.
 SMALL_ON = {
     "login": ("sqlite", access.login, {"tries": 12, "sign_ins": 2, "with_pages": False}),
+    "backups": ("sqlite", keeping.backups, {"clients": 3, "submissions": 4, "copies": 1}),
 }
 
 
