@@ -39,6 +39,19 @@ def free(now: float) -> sa.ColumnElement[bool]:
     return (slot.c.state == "open") | ((slot.c.state == "leased") & (slot.c.leased_until <= now))
 
 
+def count_items(connection: sa.Connection, campaign_id: int, *, now: float) -> tuple[int, int, int]:
+    """How many items of a campaign are work, have all their judgments, and have a slot that anyone may have."""
+
+    def having(*conditions: sa.ColumnElement[bool]) -> int:
+        # item by item along an index: to count items among the slots, all of these would be sorted
+        theirs = sa.exists().where(slot.c.item_id == item.c.id, slot.c.kind == WORK, *conditions)
+        query = sa.select(sa.func.count()).select_from(item).where(item.c.campaign_id == campaign_id, theirs)
+        return int(connection.execute(query).scalar_one())
+
+    total = having()
+    return total, total - having(slot.c.state != "judged"), having(free(now))
+
+
 def held_item(
     connection: sa.Connection,
     annotator_id: str,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import sqlalchemy as sa
@@ -444,16 +444,11 @@ class AnnotationService:
         known = self._counts.get(campaign_id)
         if known is not None and now < known.until:
             return known
-        work = (slot.c.campaign_id == campaign_id) & (slot.c.kind == assignment.WORK)
-        items = sa.func.count(sa.distinct(slot.c.item_id))
-
-        def count(*conditions: sa.ColumnElement[bool]) -> int:
-            return int(connection.execute(sa.select(items).where(work, *conditions)).scalar_one())
-
-        total = count()
-        until = now + COUNT_SECONDS if total > LARGE_STORE else now
-        found = _Counted(total, total - count(slot.c.state != "judged"), count(assignment.free(now)), until)
-        self._counts[campaign_id] = found
+        if known is not None and known.total > LARGE_STORE:  # whoever asks while it is counted takes what is known
+            self._counts[campaign_id] = replace(known, until=now + COUNT_SECONDS)
+        total, done, free = assignment.count_items(connection, campaign_id, now=now)
+        until = self.clock() + COUNT_SECONDS if total > LARGE_STORE else now
+        found = self._counts[campaign_id] = _Counted(total, done, free, until)
         return found
 
     def _busy_and_free(
@@ -465,12 +460,18 @@ class AnnotationService:
             return known
         answers = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id).subquery()
         leased = sa.select(slot.c.item_id).where(slot.c.annotator_id == annotator_id, slot.c.state == "leased")
-        busy = sa.select(answers.c.item_id).union(leased)
-        query = sa.select(sa.func.count(sa.distinct(slot.c.item_id))).where(
-            *(slot.c.item_id.in_(busy), assignment.free(now), slot.c.kind == assignment.WORK),
-            slot.c.campaign_id.in_(campaign_ids),
+        busy = sa.select(answers.c.item_id).union(leased).subquery()
+        # from these few to their slots: the other way round all slots of the campaigns would be looked through
+        has_place = sa.exists().where(
+            slot.c.item_id == busy.c.item_id, slot.c.kind == assignment.WORK, assignment.free(now)
         )
-        found = int(connection.execute(query).scalar_one())
+        query = (
+            sa.select(item.c.campaign_id, sa.func.count())
+            .join(busy, busy.c.item_id == item.c.id)
+            .where(has_place)
+            .group_by(item.c.campaign_id)
+        )
+        found = sum(count for number, count in connection.execute(query) if number in campaign_ids)
         large = sum(counted.total for counted in self._counts.values()) > LARGE_STORE
         self._busy[annotator_id] = (now + COUNT_SECONDS if large else now, found)
         return found

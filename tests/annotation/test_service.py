@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from annotation import assignment
 from annotation.accounts import SESSION_SECONDS
 from annotation.cards import shown_order
+from annotation.importing import import_comparisons
 from annotation.records import InvalidJudgment, InvalidName, Judgment, NotHeld, Progress, Said, TooLong, UnknownItem
 from annotation.service import AnnotationService
 from annotation.store import Store, StoreBusy
 from annotation.tables import judgment
 from benchmarks.annotation import durability
+from tests.annotation.items import comparison
 
 
 def ranking(name: str, item_id: str, ranks: tuple[int, ...] = (1, 2), **settings: object) -> Judgment:
@@ -321,6 +326,50 @@ def test_a_large_store_is_counted_now_and_then_and_ones_own_work_at_once(
     assert service.progress(ada).judged == 1
     clock.now += 5
     assert service.progress(ada) == Progress(judged=1, skipped=0, available=2, total=3, done=1)
+
+
+def test_progress_does_not_look_through_all_slots_of_a_campaign(tmp_path: Path) -> None:
+    """With hundreds of thousands of them that takes seconds, for every annotator. PostgreSQL plans by table sizes."""
+    store = Store.open(f"sqlite:///{tmp_path}/annotations.db")
+    import_comparisons(store, [comparison(number) for number in range(1, 4)])
+    service = AnnotationService(store)
+    ada = service.annotator_of(service.sign_in("Ada")).id
+    service.submit(ada, ranking("1", service.next_card(ada, "tab").card.item_id))
+    plans = []
+
+    @sa.event.listens_for(store.engine, "before_cursor_execute")
+    def explain(connection, cursor, statement, parameters, context, executemany) -> None:
+        if statement.startswith("SELECT"):
+            steps = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(step[-1] for step in steps)
+
+    assert service.progress(ada).judged == 1
+    assert any("slot" in step for step in plans)
+    assert [step for step in plans if re.search("SCAN (slot|item)|ix_slot_campaign", step)] == []
+    store.close()
+
+
+def test_a_large_store_is_counted_once_for_all_who_ask(service, fill, sign_in, clock, monkeypatch) -> None:
+    monkeypatch.setattr("annotation.service.LARGE_STORE", 2)
+    fill(3)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    known = service.progress(bob)
+    service.submit(ada, ranking("1", service.next_card(ada, "tab").card.item_id))
+    clock.now += 5
+    count_items, asked_meanwhile = assignment.count_items, []
+
+    def count_slowly(*arguments, **named):
+        asked_meanwhile.append(service.progress(bob))
+        clock.now += 3
+        return count_items(*arguments, **named)
+
+    monkeypatch.setattr(assignment, "count_items", count_slowly)
+    assert service.progress(ada).done == 1
+    assert asked_meanwhile == [known]
+    # what took long to count holds from then on
+    clock.now += 4
+    assert service.progress(ada).done == 1
+    assert len(asked_meanwhile) == 1
 
 
 def test_a_tab_that_closes_gives_its_items_back(service, fill, sign_in) -> None:
