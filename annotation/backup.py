@@ -167,7 +167,11 @@ def _tables(connection: sa.Connection) -> list[sa.Table]:
     """The tables as they are there, each after those that it refers to."""
     found = sa.MetaData()
     found.reflect(connection)
-    return [table for table in found.sorted_tables if table.name != VERSION_TABLE]
+    tables = [table for table in found.sorted_tables if table.name != VERSION_TABLE]
+    for column in (column for table in tables for column in table.columns):
+        if isinstance(column.type, sa.JSON):
+            column.type = sa.JSON(none_as_null=True)  # nothing, and not JSON's own null
+    return tables
 
 
 @contextmanager

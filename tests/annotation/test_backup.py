@@ -54,6 +54,18 @@ def filled(store: Store, service, fill, sign_in) -> Store:
     return store
 
 
+def empty_cells(store: Store) -> dict[str, int]:
+    """Of every column, how often the database itself finds nothing in it."""
+    tables = sa.MetaData()
+    with store.reading() as connection:
+        tables.reflect(connection)
+        return {
+            str(column): connection.execute(sa.select(sa.func.count()).where(column.is_(None))).scalar_one()
+            for table in tables.sorted_tables
+            for column in table.columns
+        }
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_restored_store_is_equal_and_goes_on(filled: Store, new_url, tmp_path: Path, kind: str) -> None:
     done = backup(filled, tmp_path / "backup.jsonl.gz")
@@ -62,6 +74,8 @@ def test_a_restored_store_is_equal_and_goes_on(filled: Store, new_url, tmp_path:
     assert restore(tmp_path / "backup.jsonl.gz", url) == done
     again = Store.open(url)
     assert content(again) == content(filled)
+    assert empty_cells(filled)["item.gold"] == 6
+    assert empty_cells(again) == empty_cells(filled)
     assert again.id == filled.id
     with pytest.raises(sa.exc.DatabaseError, match="append-only"), again.writing() as connection:
         connection.execute(sa.text("DELETE FROM judgment"))
