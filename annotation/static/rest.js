@@ -4,6 +4,7 @@ import { t } from "./words.js";
 
 const TIMEOUT_MS = 20_000;
 const TEMPORARY = [408, 425, 429];
+const KEEPALIVE_BYTES = 60_000; // browsers refuse to send more than 65,536 in this way
 
 /** The request may not have arrived, or the server cannot do it now: send it again later. */
 export class Unreachable extends Error {
@@ -22,14 +23,19 @@ export class Refused extends Error {
   }
 }
 
-/** Call the REST interface; the answer's JSON. `annotator` is whom the page works for. */
+/**
+ * Call the REST interface; the answer's JSON. `annotator` is whom the page works for; with `keepalive` the request goes
+ * on when the page is left, if it is small enough.
+ */
 export async function call(path, { method = "POST", body, annotator, keepalive = false } = {}) {
   const headers = { "Content-Type": "application/json" };
   if (annotator) headers["X-Annotator"] = annotator;
+  const sent = body && JSON.stringify(body);
+  const outlives = keepalive && new TextEncoder().encode(sent).length < KEEPALIVE_BYTES;
   let response, text;
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS);
-    const options = { method, headers, body: body && JSON.stringify(body), keepalive, signal, cache: "no-store" };
+    const options = { method, headers, body: sent, keepalive: outlives, signal, cache: "no-store" };
     response = await fetch(`/api/v1/${path}`, options);
     text = await response.text();
   } catch {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import BrowserContext, Route, expect
 
-from tests.browser.campaigns import numbered
+from tests.browser.campaigns import comparison, numbered
 from tests.browser.judge import READY, Judge
 from tests.browser.server import Server
 
@@ -141,6 +142,22 @@ def test_a_server_that_stops_in_good_order_does_so_with_open_pages(server: Serve
     opened.saved(1)
     assert server.stop() == 0
     assert server.rows(HISTORY) == [(1, "ranking", 3.0)]
+
+
+def test_a_judgment_with_a_long_text_is_sent(server: Server, judge: Judge) -> None:
+    """A browser sends no request of more than 64 KiB that is to outlive its page."""
+    long = "word " * 14_000
+    server.fill([comparison("Which?", long, "short"), *numbered(1)])
+    server.start()
+    page = judge.open("Ada").page
+    place = judge.responses.index(long)
+    page.locator(f"[data-do='edit:{place}']").click()
+    page.keyboard.type("Better ")
+    page.keyboard.press("Control+Enter")
+    judge.press("1")
+    judge.saved(1)
+    ((edited,),) = server.rows("SELECT edits FROM judgment")
+    assert f"Better {long}" in json.loads(edited).values()
 
 
 def test_what_is_written_and_not_judged_yet_outlives_a_reload(server: Server, opened: Judge) -> None:
