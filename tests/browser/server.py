@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +14,8 @@ from typing import Any
 
 from annotation import campaigns
 from annotation.importing import import_comparisons
+from annotation.records import Judgment, Said
+from annotation.service import AnnotationService
 from annotation.store import Store
 from benchmarks.annotation import server
 from rlhf.data.comparisons import Comparison
@@ -46,6 +49,18 @@ class Server(server.Server):
             store.write(
                 lambda connection: campaigns.write_guideline(connection, 1, text, actor_id=None, at=time.time())
             )
+
+    def disagree(self, names: Sequence[str], rationale: str) -> None:
+        """Let people judge all items, each with another response on top."""
+        with self._store() as store:
+            service = AnnotationService(store)
+            for number, name in enumerate(names):
+                who = service.annotator_of(service.sign_in(name))
+                while (card := service.next_card(who.id, "tab").card) is not None:
+                    best = sorted(card.responses)[number]
+                    ranks = tuple(1 if text == best else 2 for text in card.responses)
+                    said = Said("ranking", ranks, rationale=rationale)
+                    service.submit(who.id, Judgment(str(uuid.uuid4()), card.item_id, said))
 
     @contextmanager
     def _store(self) -> Iterator[Store]:

@@ -133,6 +133,25 @@ def test_no_screen_has_a_serious_finding(server: Server, page: Page, trap: Trap)
     assert [asked for asked in trap.requests if "127.0.0.1" not in asked and "axe" in asked] == []
 
 
+def test_the_screen_of_adjudicators_has_no_serious_finding(server: Server, page: Page) -> None:
+    server.fill([RICH, SKY], overlap=2)
+    server.disagree(("Ada", "Grace"), "Because it *says* so, and " + "at some length " * 20)
+    server.start()
+    judge = Judge(page, server.url).visit("Edsger")
+    screens = Screens(page)
+    page.get_by_role("link", name="Adjudicate").click()
+    page.wait_for_selector(READY)
+    expect(page.locator(".opinions li")).to_have_count(2)
+    screens.check("adjudicate-pair")
+    judge.press("1")
+    page.wait_for_selector(f"{READY}[data-item='2']")
+    expect(page.locator(".opinions li")).to_have_count(2)
+    screens.check("adjudicate-ranking")
+    judge.press("1", "2", "3", "4", "Enter")
+    page.wait_for_selector("[data-state='empty']")
+    screens.check("adjudicate-nothing")
+
+
 @pytest.mark.parametrize("kind", ["not_qualified", "paused"])
 def test_gates_have_no_serious_finding(server: Server, page: Page, kind: str) -> None:
     """What the server says of an annotator who may not work now."""

@@ -50,6 +50,24 @@ def test_two_people_with_two_tabs_each_share_a_campaign(
         expect(tab.page.locator(".everyone")).to_have_text(f"All annotators: {NUM_ITEMS} of {NUM_ITEMS}")
 
 
+def test_three_tabs_of_one_person_judge_at_once(server: Server, new_context: Callable[..., BrowserContext]) -> None:
+    server.fill(numbered(12))
+    server.start()
+    context = new_context()
+    tabs = [Judge(context.new_page(), server.url).open("Ada")]
+    tabs += [Judge(context.new_page(), server.url).open() for _ in range(2)]
+    while working := [tab for tab in tabs if tab.state == "card"]:
+        assert len({tab.item for tab in working}) == len(working)
+        for tab in working:
+            tab.press("2")
+        for tab in working:
+            expect(tab.unsent).to_be_empty()
+            tab.page.wait_for_selector(f"{READY}, [data-state='empty']")
+    assert sorted(server.rows("SELECT item_id FROM judgment")) == [(number,) for number in range(1, 13)]
+    for tab in tabs:
+        expect(tab.page.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_duplicated_tab_is_another_tab(server: Server, judge: Judge) -> None:
     """A page opened by a page starts with a copy of its storage, the tab's id included."""
     server.fill(numbered(6))
