@@ -81,8 +81,7 @@ def order_for(
     probability: float | None = None,
 ) -> list[int]:
     """The order in which this annotator sees an item; drawn and kept the first time, with how the item was chosen."""
-    own = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
-    kept = connection.execute(sa.select(showing.c.shown_order).where(own)).scalar()
+    kept = kept_order(connection, item_id, annotator_id)
     if kept is not None:
         return kept
     comparison_id = connection.execute(sa.select(item.c.comparison_id).where(item.c.id == item_id)).scalar_one()
@@ -92,15 +91,18 @@ def order_for(
     return order
 
 
-def lock(connection: sa.Connection, item_id: int) -> int:
-    """Let no one else judge this item before the transaction ends; the number of its responses.
+def kept_order(connection: sa.Connection, item_id: int, annotator_id: str) -> list[int] | None:
+    """The order in which this annotator has seen an item; None where it was never shown to them."""
+    own = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
+    return connection.execute(sa.select(showing.c.shown_order).where(own)).scalar()
+
+
+def lock(connection: sa.Connection, item_id: int) -> None:
+    """Let no one else judge this item before the transaction ends.
 
     Raises:
         UnknownItem: there is no such item.
     """
     connection.execute(sa.select(slot.c.id).where(slot.c.item_id == item_id).order_by(slot.c.id).with_for_update())
-    query = sa.select(sa.func.count()).select_from(completion).where(completion.c.item_id == item_id)
-    num_responses = connection.execute(query).scalar_one()
-    if not num_responses:
+    if connection.execute(sa.select(item.c.id).where(item.c.id == item_id)).first() is None:
         raise UnknownItem("there is no such item in this store; reload the page")
-    return num_responses

@@ -126,14 +126,13 @@ def check_id(judgment_id: str) -> None:
         raise InvalidJudgment("id must be 8 to 64 ASCII characters; a UUID is one")
 
 
-def check_same(before: Any, annotator_id: str, item_id: int, told: Mapping[str, Any]) -> None:
+def check_same(before: Any, annotator_id: str, item_id: int, said: Said) -> None:
     """Refuse an id that was used for something else; the same judgment again is fine.
 
     Raises:
         InvalidJudgment: the id is taken.
     """
-    same = (before.annotator_id, before.item_id) == (annotator_id, item_id)
-    if not same or any((getattr(before, name) or None) != (value or None) for name, value in told.items()):
+    if (before.annotator_id, before.item_id) != (annotator_id, item_id) or as_shown(before) != said:
         raise InvalidJudgment(f"id {before.id} was used for another judgment; send a new one")
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from annotation import adjudication, assignment, audit, campaigns, gold, judgments
 from annotation.accounts import Accounts
 from annotation.campaigns import Campaign
-from annotation.cards import lock, order_for, show
+from annotation.cards import kept_order, lock, show
 from annotation.judgments import check_id
 from annotation.records import (
     Annotator,
@@ -38,7 +38,8 @@ from annotation.tables import annotator, campaign, item, judgment, prompt, slot
 LEASE_SECONDS = 600.0
 # From this many items on, the store-wide numbers are counted every few seconds and not at each answer.
 LARGE_STORE = 2000
-COUNT_SECONDS = 5.0
+COUNT_SECONDS, MOST_COUNT_SECONDS = 5.0, 60.0
+COUNT_SHARE = 0.02  # of the time goes to counting, at most
 PROMPT_CHARACTERS = 200  # of a prompt in the history
 WORKS = (assignment.WORK, assignment.GOLD, assignment.QUALIFICATION)
 Place = tuple[float, int]
@@ -183,7 +184,7 @@ class AnnotationService:
         A second judgment of an item is a new revision; the first one stays in the history.
 
         Raises:
-            UnknownItem: there is no such item.
+            UnknownItem: there is no such item, or it was never shown to this annotator.
             InvalidJudgment: it does not fit the item, or its id was used for something else.
             NotHeld: the lease had run out, and others have filled all places of this item since.
         """
@@ -194,13 +195,16 @@ class AnnotationService:
         def keep(connection: sa.Connection) -> Saved:
             now = self.clock()
             item_id = int(sent.item_id) if _is_number(sent.item_id) else -1
-            order = order_for(connection, item_id, annotator_id, lock(connection, item_id))
+            lock(connection, item_id)
+            before = judgments.by_id(connection, sent.id)
+            if before is not None:  # whatever is asked for by now
+                judgments.check_same(before, annotator_id, item_id, sent.said)
+                return Saved(sent.id, sent.item_id, before.revision)
+            order = kept_order(connection, item_id, annotator_id)
+            if order is None:
+                raise UnknownItem("this item was never shown to you; reload the page")
             judgments.check(sent.said, *judgments.context(connection, item_id, order))
             told = judgments.by_position(sent.said, order)
-            before = judgments.by_id(connection, sent.id)
-            if before is not None:
-                judgments.check_same(before, annotator_id, item_id, told)
-                return Saved(sent.id, sent.item_id, before.revision)
             kind = assignment.hold(connection, item_id, annotator_id, now=now, client=None, until=None)
             if kind is None:
                 raise NotHeld(
@@ -447,7 +451,9 @@ class AnnotationService:
         if known is not None and known.total > LARGE_STORE:  # whoever asks while it is counted takes what is known
             self._counts[campaign_id] = replace(known, until=now + COUNT_SECONDS)
         total, done, free = assignment.count_items(connection, campaign_id, now=now)
-        until = self.clock() + COUNT_SECONDS if total > LARGE_STORE else now
+        end = self.clock()
+        kept_for = min(max(COUNT_SECONDS, (end - now) / COUNT_SHARE), MOST_COUNT_SECONDS)
+        until = end + kept_for if total > LARGE_STORE else now
         found = self._counts[campaign_id] = _Counted(total, done, free, until)
         return found
 

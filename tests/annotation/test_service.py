@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from annotation import assignment
+from annotation import assignment, campaigns
 from annotation.accounts import SESSION_SECONDS
 from annotation.cards import shown_order
 from annotation.importing import import_comparisons
@@ -105,6 +105,20 @@ def test_a_judgment_sent_again_is_the_same_one(store: Store, service, fill, sign
     assert len(history(store)) == 1
 
 
+def test_a_judgment_sent_again_is_fine_also_when_other_things_are_asked_by_then(
+    store: Store, service, fill, sign_in
+) -> None:
+    fill(1)
+    ada = sign_in("Ada")
+    said = ranking("1", service.next_card(ada, "tab").card.item_id, strength=2.0, rationale="because")
+    first = service.submit(ada, said)
+    with store.writing() as connection:
+        settings = campaigns.CampaignSettings(rationale="off", strength=False)
+        campaigns.change(connection, 1, actor_id=None, at=0.0, settings=settings)
+    assert service.submit(ada, said) == first
+    assert len(history(store)) == 1
+
+
 def test_an_id_cannot_be_used_for_something_else(service, fill, sign_in) -> None:
     fill(2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
@@ -172,6 +186,24 @@ def test_an_item_that_is_not_there_is_named(service, fill, sign_in, item_id: str
     fill(1)
     with pytest.raises(UnknownItem):
         service.submit(sign_in("Ada"), ranking("1", item_id))
+
+
+@pytest.mark.parametrize("kind", ["ranking", "skip", "flag"])
+def test_an_item_that_was_never_shown_cannot_be_judged_and_so_not_be_read(
+    store: Store, service, fill, sign_in, kind: str
+) -> None:
+    """Numbers of items count up, and a campaign may be for members, or closed."""
+    fill(1)
+    ada = sign_in("Ada")
+    with store.writing() as connection:
+        settings = campaigns.CampaignSettings(members_only=True)
+        campaigns.change(connection, 1, actor_id=None, at=0.0, settings=settings)
+    assert service.next_card(ada, "tab").card is None
+    with pytest.raises(UnknownItem, match="never shown to you"):
+        service.submit(ada, Judgment("judgment-1", "1", Said(kind, (1, 2) if kind == "ranking" else None)))
+    with pytest.raises(UnknownItem):
+        service.open_again(ada, "tab", "1")
+    assert history(store) == []
 
 
 # ---- undo -----------------------------------------------------------------------------------------------------
@@ -299,6 +331,8 @@ def test_a_late_judgment_counts_while_there_is_a_place_for_it(store: Store, serv
     ada, bob = sign_in("Ada"), sign_in("Bob")
     card = service.next_card(ada, "tab").card
     clock.now += 600
+    assert service.next_card(bob, "tab").card.item_id == card.item_id
+    clock.now += 600
     service.submit(ada, ranking("1", card.item_id))
     assert service.next_card(bob, "tab").card is None
     with pytest.raises(NotHeld, match="not counted"):
@@ -366,10 +400,13 @@ def test_a_large_store_is_counted_once_for_all_who_ask(service, fill, sign_in, c
     monkeypatch.setattr(assignment, "count_items", count_slowly)
     assert service.progress(ada).done == 1
     assert asked_meanwhile == [known]
-    # what took long to count holds from then on
-    clock.now += 4
+    # what takes long to count is counted the more seldom
+    clock.now += 59
     assert service.progress(ada).done == 1
     assert len(asked_meanwhile) == 1
+    clock.now += 1
+    service.progress(ada)
+    assert len(asked_meanwhile) == 2
 
 
 def test_a_tab_that_closes_gives_its_items_back(service, fill, sign_in) -> None:

@@ -206,9 +206,11 @@ def test_a_judgment_of_what_went_to_somebody_else_is_refused(app: FastAPI, ada: 
     assert "went to somebody else" in answer.json()["detail"]
 
 
-def test_an_item_that_is_not_there_is_not_found(ada: TestClient) -> None:
-    answer = ada.post("/api/v1/judgments", json=a_judgment("99"))
-    assert (answer.status_code, answer.json()["detail"][:23]) == (404, "there is no such item i")
+@pytest.mark.parametrize(("item_id", "words"), [("99", "no such item in this store"), ("1", "never shown to you")])
+def test_an_item_that_is_not_there_or_not_ones_own_is_not_found(ada: TestClient, item_id: str, words: str) -> None:
+    answer = ada.post("/api/v1/judgments", json=a_judgment(item_id, kind="skip", ranks=None))
+    assert (answer.status_code, words in answer.json()["detail"]) == (404, True)
+    assert ada.post("/api/v1/history/open", json={"client": "tab-1", "item_id": item_id}).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -240,6 +242,7 @@ def test_an_item_that_is_not_there_is_not_found(ada: TestClient) -> None:
     ],
 )
 def test_bad_input_is_named(ada: TestClient, path: str, change: dict[str, Any], named: str) -> None:
+    assert next_item(ada) == "1"
     bodies = {
         "judgments": a_judgment("1"),
         "next": {"client": "tab-1", "exclude": []},
@@ -263,6 +266,7 @@ def test_bad_input_is_named(ada: TestClient, path: str, change: dict[str, Any], 
     ],
 )
 def test_what_is_too_long_is_said_to_be(ada: TestClient, path: str, change: dict[str, Any], named: str) -> None:
+    assert next_item(ada) == "1"
     body = change if path == "diff" else a_judgment("1") | change
     answer = ada.post(f"/api/v1/{path}", json=body)
     assert (answer.status_code, named in answer.json()["detail"]) == (413, True), answer.text
