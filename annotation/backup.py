@@ -11,16 +11,18 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from annotation import audit
-from annotation.store import VERSION_TABLE, Store, StoreError, migrate
+from annotation.store import VERSION_TABLE, Store, StoreError, check_schema, migrate
 
 FORMAT = "rlhf annotation backup 1"
 ROWS_AT_A_TIME = 500
@@ -70,13 +72,13 @@ def restore(path: str | Path, url: str) -> Backup:
     Raises:
         StoreError: the file is no backup or not whole, the store is there already, or the chains do not verify.
     """
+    file = Path(path)
+    header = _check_whole(file)
     with Store.connect(url) as store, store.writing() as connection:
-        lines = _lines(Path(path))
-        header = next(lines)
         if sa.inspect(connection).get_table_names():
             raise StoreError(f"store {store.address} is there already; restore into a new one")
         migrate(connection, store.address, header["schema"])
-        counts = _load(connection, lines)
+        counts = _load(connection, _rows(file))
         migrate(connection, store.address)
         problems = audit.verify(connection).problems
         if problems:
@@ -106,44 +108,52 @@ def _write(connection: sa.Connection, store_id: str, write: Callable[[bytes], An
     return Backup(store_id, schema, counts)
 
 
-def _lines(path: Path) -> Iterator[Any]:
-    """The header and the rows; the end is checked before it ends.
+def _check_whole(path: Path) -> dict[str, Any]:
+    """Read a file to its end before anything of it is used, and give its header.
 
     Raises:
-        StoreError: the file cannot be read, is of another kind, cut off or changed.
+        StoreError: the file cannot be read, is of another kind, of a later version, cut off or changed.
     """
-    digest, last = hashlib.sha256(), b""
+    digest, first, last = hashlib.sha256(), b"", b""
     try:
         with gzip.open(path, "rb") as file:
-            for number, data in enumerate(file):
-                if number == 0:
-                    header = json.loads(data)
-                    if not isinstance(header, dict) or header.get("format") != FORMAT:
-                        raise StoreError(f"file {path} is no backup of an annotation store; name one")
-                if last:
-                    digest.update(last)
-                    yield json.loads(last)
-                last = data
-        end = json.loads(last)
+            for data in file:
+                digest.update(last)
+                first, last = first or data, data
+        header, end = json.loads(first), json.loads(last)
     except FileNotFoundError:
         raise StoreError(f"file {path} is not there; name a file that rlhf annotate backup wrote") from None
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise StoreError(f"file {path} is no whole backup ({error}); use another one") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise StoreError(f"file {path} is no backup of an annotation store; name one")
     if not isinstance(end, dict) or end.get("sha256") != digest.hexdigest():
         raise StoreError(f"file {path} is cut off or was changed; use another one")
+    if not all(isinstance(header.get(name), str) for name in ("store", "schema")):
+        raise StoreError(f"file {path} does not say of which store and schema it is; use another one")
+    check_schema(header["schema"], f"backup {path}")
+    return header
 
 
-def _load(connection: sa.Connection, lines: Iterator[Any]) -> dict[str, int]:
+def _rows(path: Path) -> Iterator[Any]:
+    """What stands between the header and the end."""
+    with gzip.open(path, "rb") as file:
+        next(file)
+        for data, _ in pairwise(file):
+            yield json.loads(data)
+
+
+def _load(connection: sa.Connection, rows: Iterator[Any]) -> dict[str, int]:
     tables = {table.name: table for table in _tables(connection)}
     with _without_triggers(connection):
         for table in reversed(tables.values()):  # what the migrations put there
             connection.execute(sa.delete(table))
         counts = dict.fromkeys(tables, 0)
-        for name, rows in _grouped(lines):
+        for name, group in _grouped(rows):
             if name not in tables:
                 raise StoreError(f"backup has rows of {name!r}, which this version does not know: update rlhf-loop")
-            connection.execute(sa.insert(tables[name]), rows)
-            counts[name] += len(rows)
+            connection.execute(sa.insert(tables[name]), group)
+            counts[name] += len(group)
     if connection.dialect.name == "postgresql":
         _move_counters(connection, tables.values())
     return counts

@@ -19,7 +19,6 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 
 from annotation.tables import identity
 
@@ -297,22 +296,36 @@ def migrate(connection: sa.Connection, address: str, to: str = "head") -> None:
     if tables and VERSION_TABLE not in tables:
         found = ", ".join(sorted(tables)[:3])
         raise StoreError(f"store {address} is a database of something else (it holds {found}); name another one")
+    config = _migrations()
+    config.attributes["connection"] = connection
+    if tables:
+        (current,) = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).one()
+        newest = check_schema(current, f"store {address}")
+        if current in (to, newest):
+            return
+    command.upgrade(config, to)
+
+
+def check_schema(schema: str, what: str) -> str | None:
+    """Refuse what has a schema that this version does not know; the newest that it knows is given.
+
+    Raises:
+        StoreError: a later version wrote it.
+    """
+    scripts = ScriptDirectory.from_config(_migrations())
+    newest = scripts.get_current_head()
+    if schema not in {script.revision for script in scripts.walk_revisions()}:
+        fix = f"this one knows up to {newest}: update rlhf-loop"
+        raise StoreError(f"{what} was written by a later version (schema {schema}); {fix}")
+    return newest
+
+
+def _migrations() -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("version_table", VERSION_TABLE)
     config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    if tables:
-        (current,) = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).one()
-        scripts = ScriptDirectory.from_config(config)
-        try:
-            scripts.get_revision(current)
-        except CommandError:
-            fix = f"this one knows up to {scripts.get_current_head()}: update rlhf-loop"
-            raise StoreError(f"store {address} was written by a later version (schema {current}); {fix}") from None
-        if current in (to, scripts.get_current_head()):
-            return
-    command.upgrade(config, to)
+    return config
 
 
 @contextmanager

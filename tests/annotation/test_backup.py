@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -151,7 +153,7 @@ EDITS = {
     "a row less": (lambda lines: lines[:5] + lines[6:], "cut off or was changed"),
     "a row changed": (lambda lines: [line.replace("why", "who") for line in lines], "cut off or was changed"),
     "another kind": (lambda lines: ['{"format": "other"}\n', *lines[1:]], "is no backup"),
-    "no JSON": (lambda lines: [*lines[:3], "{\n", *lines[3:]], "no whole backup"),
+    "no JSON": (lambda lines: [*lines[:3], "{\n", *lines[3:]], "cut off or was changed"),
 }
 
 
@@ -175,6 +177,36 @@ def test_bytes_that_are_cut_are_refused(filled: Store, new_url, tmp_path: Path) 
         restore(tmp_path / "cut", new_url("sqlite"))
     with pytest.raises(StoreError, match="is not there"):
         restore(tmp_path / "none", new_url("sqlite"))
+    whole = (tmp_path / "backup").read_bytes()
+    for place in range(10, len(whole), 7):  # behind the header of gzip
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        (tmp_path / "flipped").write_bytes(flipped)
+        with pytest.raises(StoreError, match=r"no whole backup|cut off or was changed|is no backup"):
+            restore(tmp_path / "flipped", new_url("sqlite"))
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"schema": "9999"}, r"later version \(schema 9999\); this one knows up to [0-9]+: update rlhf-loop"),
+        ({"schema": "head"}, "later version"),
+        ({"schema": None}, "does not say of which store and schema"),
+        ({"store": 1}, "does not say of which store and schema"),
+    ],
+)
+def test_a_header_that_cannot_be_used_is_named(new_url, tmp_path: Path, header: dict[str, Any], words: str) -> None:
+    store = Store.open(new_url("sqlite"))
+    backup(store, tmp_path / "backup")
+    store.close()
+
+    def other(lines: list[str]) -> list[str]:
+        changed = [json.dumps(json.loads(lines[0]) | header) + "\n", *lines[1:-1]]
+        digest = hashlib.sha256("".join(changed).encode()).hexdigest()
+        return [*changed, json.dumps(json.loads(lines[-1]) | {"sha256": digest}) + "\n"]
+
+    with pytest.raises(StoreError, match=words):
+        restore(change(tmp_path / "backup", other), new_url("sqlite"))
 
 
 def test_a_judgment_that_was_changed_in_the_store_is_named(filled: Store, new_url, tmp_path: Path) -> None:
