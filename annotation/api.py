@@ -44,9 +44,15 @@ work = APIRouter()
 
 
 class Refusal(BaseModel):
-    """What the REST interface answers where it does not do what was asked: why, in words."""
+    """What the REST interface answers where it does not do what was asked.
+
+    Attributes:
+        detail: why, in words.
+        final: the same request would be refused again. A proxy in between does not say so.
+    """
 
     detail: str
+    final: bool = False
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {"default": {"model": Refusal, "description": "Not done"}}
@@ -139,7 +145,7 @@ def _validation_error(_: Request, error: Exception) -> Response:
         f"{'.'.join(str(part) for part in item['loc'] if part != 'body')}: {item['msg']}" for item in error.errors()
     ]
     too_long = any(item["type"] == "string_too_long" for item in error.errors())
-    return _json_error(413 if too_long else 422, "; ".join(wrong[:5]))
+    return _json_error(413 if too_long else 422, "; ".join(wrong[:5]), final=True)
 
 
 def _account_error(_: Request, error: Exception) -> Response:
@@ -150,7 +156,7 @@ def _account_error(_: Request, error: Exception) -> Response:
 def _annotation_error(_: Request, error: Exception) -> Response:
     statuses = {NotHeld: 409, UnknownItem: 404, TooLong: 413}
     status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 422)
-    return _json_error(status, str(error))
+    return _json_error(status, str(error), final=True)
 
 
 def _store_trouble(_: Request, error: Exception) -> Response:
@@ -161,9 +167,9 @@ def _unexpected(_: Request, error: Exception) -> Response:
     return _json_error(500, "the server failed at this; its log says why", {"X-Content-Type-Options": "nosniff"})
 
 
-def _json_error(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    content = detail.encode("utf-8", "replace").decode("utf-8")
-    return JSONResponse({"detail": content}, status, headers)
+def _json_error(status: int, detail: str, headers: dict[str, str] | None = None, *, final: bool = False) -> Response:
+    content = Refusal(detail=detail.encode("utf-8", "replace").decode("utf-8"), final=final)
+    return JSONResponse(content.model_dump(), status, headers)
 
 
 ERROR_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response | Awaitable[Response]]] = {

@@ -122,8 +122,7 @@ export class Desk {
   async #round() {
     if (!this.annotator) this.#meet(await call("progress", { method: "GET" }));
     const left = await this.#send();
-    // the newest judgment may be the one that is still here: not before it is saved
-    if (this.undoing && !left) await this.#takeBack();
+    if (this.undoing && !this.outbox.holdsNewest) await this.#takeBack();
     await this.#fetchCards();
     if (left) throw left;
   }
@@ -242,7 +241,7 @@ export class Desk {
   undo() {
     if (!this.annotator || this.undoing || this.ended) return;
     this.undoing = { id: crypto.randomUUID(), sent: false };
-    this.voice.say(this.unsent > 0 ? t("undo.waits") : t("undo.under_way"));
+    this.voice.say(this.outbox.holdsNewest ? t("undo.waits") : t("undo.under_way"));
     this.sync();
   }
 

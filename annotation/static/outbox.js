@@ -1,10 +1,9 @@
 // Judgments that the server has not acknowledged. They stay in the browser's storage through reloads and crashes,
 // one key each, so that tabs do not overwrite each other. Sending one twice is harmless: the server knows its id.
 
-import { Refused, Unreachable } from "./rest.js";
+import { Refused, Unreachable, parse } from "./rest.js";
 
-// What is said of a judgment that is never taken: the item is somebody else's, it is too long, or it does not fit.
-const FINAL = [409, 413, 422];
+const TOO_LARGE = 413; // also for a proxy, which does not say that this is final
 
 export class Outbox {
   /**
@@ -15,6 +14,7 @@ export class Outbox {
     this.prefix = `rlhf.unsent.${annotator}.`;
     this.send = send;
     this.durable = true;
+    this.savedAt = 0; // when the newest judgment that arrived was made
     this.entries = new Map(this.#stored().map((entry) => [entry.body.id, entry]));
     window.addEventListener("storage", (event) => {
       // another tab had it acknowledged
@@ -24,6 +24,11 @@ export class Outbox {
 
   get size() {
     return this.entries.size;
+  }
+
+  /** Whether the newest judgment, as far as is known here, is one of these. */
+  get holdsNewest() {
+    return [...this.entries.values()].some(({ at }) => at > this.savedAt);
   }
 
   /** Items whose judgment is still on its way. */
@@ -54,9 +59,10 @@ export class Outbox {
       try {
         const answer = await this.send(entry.body);
         this.#remove(entry);
+        this.savedAt = Math.max(this.savedAt, entry.at);
         saved(entry, answer);
       } catch (error) {
-        if (error instanceof Refused && FINAL.includes(error.status)) {
+        if (error instanceof Refused && (error.final || error.status === TOO_LARGE)) {
           this.#remove(entry);
           refused(entry, error);
         } else if (error instanceof Refused ? error.status !== 401 : error instanceof Unreachable && !error.away) {
@@ -81,7 +87,7 @@ export class Outbox {
   #stored() {
     try {
       const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix));
-      const entries = keys.map((key) => JSON.parse(localStorage.getItem(key)));
+      const entries = keys.map((key) => parse(localStorage.getItem(key)));
       return entries.filter((entry) => entry?.body?.id).sort((one, other) => one.at - other.at);
     } catch {
       this.durable = false;

@@ -15,11 +15,12 @@ export class Unreachable extends Error {
   }
 }
 
-/** The server will not do it, however often it is asked. */
+/** The server will not do it. */
 export class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, message, final) {
     super(message);
     this.status = status;
+    this.final = final; // however often it is asked: the app itself looked at the request
   }
 }
 
@@ -51,10 +52,11 @@ export async function call(path, { method = "POST", body, annotator, keepalive =
     const seconds = Number(response.headers.get("Retry-After")) || 0;
     throw new Unreachable(detail, { seconds, away: response.status !== 500 });
   }
-  throw new Refused(response.status, detail);
+  throw new Refused(response.status, detail, answer?.final === true);
 }
 
-function parse(text) {
+/** The value of a JSON text; null where it is none. */
+export function parse(text) {
   try {
     return JSON.parse(text);
   } catch {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -110,6 +111,42 @@ def test_undo_waits_for_what_is_unsent(server: Server, opened: Judge, kept: bool
         opened.taken_back()
         assert opened.item == "1"
         assert server.rows(HISTORY) == [(1, "ranking", 2.0), (1, "undo", None)]
+
+
+def test_what_stays_unsent_holds_up_nothing_else(server: Server, opened: Judge) -> None:
+    page = opened.page
+    store = """([annotator, id, entry]) => localStorage.setItem(`rlhf.unsent.${annotator}.${id}`, entry)"""
+    ((annotator,),) = server.rows("SELECT id FROM annotator")
+    # one that the app itself refuses, and one that cannot be read
+    body = {"client": "c", "id": str(uuid.UUID(int=1)), "item_id": "99", "kind": "ranking", "ranks": [1, 2]}
+    page.evaluate(store, [annotator, body["id"], json.dumps({"at": 1, "said": "A is better", "body": body})])
+    page.evaluate(store, [annotator, "broken", "{"])
+    page.reload()
+    page.wait_for_selector(READY)
+    expect(page.get_by_role("alert")).to_contain_text("Not saved (A is better): there is no such item")
+    expect(opened.unsent).to_be_empty()
+
+    # something in between does not know the address for a while: who knows what the app would say
+    def unknown(route: Route) -> None:
+        if route.request.post_data_json["item_id"] == "1":
+            route.fulfill(status=404, body="<h1>Not Found</h1>")
+        else:
+            route.continue_()
+
+    page.route(JUDGMENTS, unknown)
+    opened.press("1")
+    expect(opened.unsent).to_have_text("1 unsent")
+    opened.press("2")
+    expect(opened.status).to_have_text("Saved: A is better")
+    expect(opened.unsent).to_have_text("1 unsent")
+    opened.press("u")
+    opened.taken_back()
+    assert opened.item == "2"
+    page.unroute(JUDGMENTS)
+    opened.press("t")
+    opened.saved(2)
+    history = [(2, "ranking", 2.0), (2, "undo", None), (1, "ranking", 3.0), (2, "ranking", None)]
+    assert server.rows(HISTORY) == history
 
 
 def test_an_item_that_went_to_somebody_else_is_said_plainly(
