@@ -6,7 +6,7 @@ import { controls, extras, paintChoice, views } from "./dock.js";
 import { forget, keep, recall } from "./drafts.js";
 import { openEditor } from "./editor.js";
 import { button, difference, element } from "./element.js";
-import { Draft, inWords, letter, standardRanks } from "./judgment.js";
+import { Draft, inWords, letter, standardRanks, withPlainLines } from "./judgment.js";
 import { askReason, closeReason } from "./reasons.js";
 import { Refused, Unreachable } from "./rest.js";
 import { readSetting, writeSetting } from "./settings.js";
@@ -316,7 +316,7 @@ export class Judging {
     this.#stopComparing();
     this.paint();
     this.voice.say(t("edit.how", { letter: letter(place) }));
-    const original = draft.card.responses[place];
+    const original = withPlainLines(draft.card.responses[place]);
     const end = () => {
       this.editing = false;
       this.paint();
@@ -330,7 +330,8 @@ export class Judging {
       },
       save: (text) => {
         draft.edit(place, text);
-        this.voice.say(place in draft.edits ? t("edit.saved", { letter: letter(place) }) : t("edit.same"));
+        if (place in draft.edits) this.voice.say(t("edit.saved", { letter: letter(place) }));
+        else this.voice.say(text.trim() === "" ? t("edit.blank", { letter: letter(place) }) : t("edit.same"));
         end();
       },
       leave: () => {

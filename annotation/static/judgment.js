@@ -44,6 +44,9 @@ export function standardRanks(ranks) {
   return ranks.map((rank) => 1 + ranks.filter((other) => other < rank).length);
 }
 
+/** A text with the line ends that a field for text gives it. */
+export const withPlainLines = (text) => text.replaceAll(/\r\n?/g, "\n");
+
 /** What has been said of a card so far; nothing of it is lost while the annotator looks at something else. */
 export class Draft {
   /** `previous`: what was said of the card before, if it is judged again. */
@@ -88,13 +91,14 @@ export class Draft {
 
   /** Text that is on its way to a better one. */
   type(index, text) {
-    if (text === (this.edits[index] ?? this.card.responses[index])) delete this.typed[index];
+    if (text === withPlainLines(this.edits[index] ?? this.card.responses[index])) delete this.typed[index];
     else this.typed[index] = text;
   }
 
+  /** A text as it was, whatever its line ends, or without a word, is no better one. */
   edit(index, text) {
     delete this.typed[index];
-    if (text === this.card.responses[index]) delete this.edits[index];
+    if (text.trim() === "" || text === withPlainLines(this.card.responses[index])) delete this.edits[index];
     else this.edits[index] = text;
   }
 

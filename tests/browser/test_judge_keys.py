@@ -73,6 +73,31 @@ def test_an_editor_that_is_left_keeps_the_choice_and_the_text(server: Server, ju
     assert edits(server) == [None, None]
 
 
+def test_a_text_as_it_was_and_an_empty_one_are_no_edits(server: Server, judge: Judge) -> None:
+    texts = ("one\r\ntwo", "three\r\nfour")
+    server.fill([comparison("Which?", *texts)])
+    server.start()
+    page = judge.open("Ada").page
+    judge.press("e", "1")
+    expect(page.locator(".changes")).to_have_text("Nothing is changed yet")
+    page.keyboard.press("Control+Enter")
+    judge.saved(1)
+    judge.press("u")
+    judge.taken_back()
+    page.get_by_role("button", name="Edit response A").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Delete")
+    page.keyboard.press("Control+Enter")
+    expect(judge.status).to_have_text("An empty text is no better one: response A stays as it is")
+    judge.press("r")
+    page.keyboard.type("A, all the same")
+    page.keyboard.press("Control+Enter")
+    judge.press("1")
+    judge.saved(1)
+    assert edits(server) == [None, None, None]
+    assert server.rows("SELECT rationale FROM judgment ORDER BY number DESC LIMIT 1") == [("A, all the same",)]
+
+
 def test_bad_ones_flags_and_reasons_take_one_or_two_keys(server: Server, judge: Judge) -> None:
     server.fill([*numbered(4), SKY])
     server.ask_for(skip_reasons=["wrong language", "cannot judge"], flag_reasons=["harmful", "private"])
