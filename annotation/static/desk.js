@@ -265,7 +265,9 @@ export class Desk {
   // ---- leases ----------------------------------------------------------------------------------------------
 
   async renew() {
-    const ids = Object.values(this.queues).flatMap((cards) => cards.map((card) => card.item_id));
+    // what stands and is judged again needs no lease
+    const leased = Object.values(this.queues).flat().filter((card) => !card.stands);
+    const ids = leased.map((card) => card.item_id);
     if (!this.annotator || this.ended || ids.length === 0 || this.clock.idle > AWAY_MS) return;
     this.renewed = Date.now();
     try {

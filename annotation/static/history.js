@@ -33,7 +33,7 @@ export class History extends Screen {
     } else if (action.startsWith("history-open:")) {
       await this.attempt(async () => {
         const { card, previous } = await this.desk.call("history/open", { item_id: action.slice("history-open:".length) });
-        this.page.judge(card, previous);
+        this.page.judge({ ...card, stands: previous.kind === "ranking" }, previous);
         this.page.voice.say(t("history.opened", { said: inWords(previous) }));
       });
     }

@@ -92,6 +92,7 @@ class Page {
     const before = this.screen;
     if (before !== screen) this.screens[before]?.close();
     this.screen = screen;
+    this.clock.turnTo(this.showsCards);
     this.root.dataset.screen = screen in JUDGING ? "judge" : screen;
     for (const [name, { place }] of Object.entries(this.screens)) place.hidden = name !== screen;
     for (const link of this.root.querySelectorAll(".screens a")) {

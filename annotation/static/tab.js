@@ -36,10 +36,11 @@ function lock(id) {
   });
 }
 
-/** Counts the time in which the tab can be seen and someone is at work: a pause ends counting after a minute. */
+/** Counts the time in which a card can be seen and someone is at work: a pause ends counting after a minute. */
 export class ActiveClock {
   constructor(now = () => performance.now()) {
     this.now = now;
+    this.onCards = true;
     this.restart();
     for (const sign of SIGNS) window.addEventListener(sign, () => this.touch(), { passive: true, capture: true });
     document.addEventListener("visibilitychange", () => this.touch());
@@ -58,6 +59,12 @@ export class ActiveClock {
     this.visible = !document.hidden;
   }
 
+  /** Cards came onto the screen, or went from it. */
+  turnTo(cards) {
+    this.#count();
+    this.onCards = cards;
+  }
+
   read() {
     this.#count();
     return Math.round(this.total);
@@ -71,7 +78,7 @@ export class ActiveClock {
   #count() {
     const now = this.now();
     const until = Math.min(now, this.seen + IDLE_MS);
-    if (this.visible && until > this.counted) this.total += until - this.counted;
+    if (this.visible && this.onCards && until > this.counted) this.total += until - this.counted;
     this.counted = now;
   }
 }

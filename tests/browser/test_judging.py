@@ -245,6 +245,42 @@ def test_a_reload_shows_the_same_item(server: Server, judge: Judge) -> None:
         assert (judge.item, judge.responses) == (item, texts)
 
 
+def test_time_counts_while_a_card_is_seen_and_one_from_the_history_stays(server: Server, judge: Judge) -> None:
+    server.fill(numbered(4))
+    server.start()
+    page = judge.page
+    page.clock.install()
+    judge.open("Ada")
+    page.wait_for_selector(".screens a[href='#history']:not([hidden])")
+    judge.press("h")
+    rows = page.locator(".rows li")
+    expect(page.locator(".screen.history")).to_contain_text("Nothing judged yet.")
+    page.clock.fast_forward(50_000)
+    page.keyboard.press("h")
+    expect(page.locator(".sheet")).to_be_visible()
+    judge.press("1")
+    judge.saved(1)
+    ((active_ms,),) = server.rows("SELECT active_ms FROM judgment")
+    assert 0 < active_ms < 50_000
+
+    judge.press("h")
+    rows.get_by_role("button").click()
+    page.wait_for_selector(f"{READY}[data-item='1']")
+    judge.press("r")
+    page.keyboard.type("I have thought again")
+    with page.expect_response("**/api/v1/leases") as renewed:
+        page.clock.fast_forward(60_000)
+    renewed.value.finished()
+    page.keyboard.press("Control+Enter")
+    assert judge.item == "1"
+    judge.press("0")
+    expect(judge.status).to_have_text("Saved: B is much better")
+    assert server.rows("SELECT item_id, revision, rationale FROM judgment ORDER BY number") == [
+        (1, 1, None),
+        (1, 2, "I have thought again"),
+    ]
+
+
 def test_another_name_in_the_same_browser_takes_nothing_over(server: Server, judge: Judge) -> None:
     server.fill(numbered(4))
     server.start()
