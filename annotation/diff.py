@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
+from dataclasses import dataclass
+from difflib import Match, SequenceMatcher
+from itertools import accumulate
 from typing import Literal
 
 Kind = Literal["equal", "delete", "insert"]
@@ -14,7 +16,8 @@ Kind = Literal["equal", "delete", "insert"]
 ALONE = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 TOKEN = re.compile(rf"^\s+|(?:[{ALONE}]|[^\W{ALONE}]+|[^\w\s])\s*")
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
-MAX_PAIRS = 100_000  # of equal tokens; texts with more are compared by lines first, lines with more are not
+MAX_PAIRS = 100_000  # of equal tokens; texts with more are compared by lines first
+MAX_STEPS = 4_000_000  # of all comparisons of two texts together: less than a second
 
 
 def words_diff(old: str, new: str) -> list[tuple[Kind, str]]:
@@ -22,8 +25,8 @@ def words_diff(old: str, new: str) -> list[tuple[Kind, str]]:
     `insert` the new one. What was deleted stands before what came in its place; no piece is empty, and no two of a kind
     follow each other.
 
-    Long texts are compared by lines, and by words only within the lines that differ; where even that is too much, as in
-    two texts of one word over and over, the differing part is given as a whole.
+    Long texts are compared by lines, and by words only within the lines that differ. What is left when `MAX_STEPS` are
+    used up is given as a whole, as in two texts of one word over and over.
     """
     pieces: list[tuple[Kind, str]] = []
     equal = deleted = inserted = ""
@@ -38,32 +41,56 @@ def words_diff(old: str, new: str) -> list[tuple[Kind, str]]:
     return [(kind, text) for kind, text in pieces if text]
 
 
+@dataclass
+class Steps:
+    """How many steps may still be made."""
+
+    left: int = MAX_STEPS
+
+
+class Matcher(SequenceMatcher[str]):
+    """Finds nothing more in common when the steps are used up."""
+
+    def __init__(self, old: Sequence[str], new: Sequence[str], steps: Steps):
+        super().__init__(None, old, new, autojunk=False)
+        counts = Counter(new)
+        # a step for each token and for each pair of equal ones, which is what the search goes through
+        self._steps_before = [0, *accumulate(1 + counts[word] for word in old)]
+        self._steps = steps
+
+    def find_longest_match(self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None) -> Match:
+        assert ahi is not None
+        needed = self._steps_before[ahi] - self._steps_before[alo]
+        if needed > self._steps.left:
+            return Match(alo, blo, 0)
+        self._steps.left -= needed
+        return super().find_longest_match(alo, ahi, blo, bhi)
+
+
 def _runs(old: str, new: str) -> Iterator[tuple[bool, str, str]]:
     """Whether it is the same, what the old text has, what the new one has; from beginning to end."""
     old_words, new_words = TOKEN.findall(old), TOKEN.findall(new)
     start, end = _shared_ends(old_words, new_words)
     head, tail = "".join(old_words[:start]), "".join(old_words[len(old_words) - end :])
     yield True, head, head
+    steps = Steps()
     old_words, new_words = old_words[start : len(old_words) - end], new_words[start : len(new_words) - end]
     if _pairs(old_words, new_words) <= MAX_PAIRS:
-        yield from _matched(old_words, new_words)
+        yield from _matched(old_words, new_words, steps)
     else:
         old_lines, new_lines = LINE.findall("".join(old_words)), LINE.findall("".join(new_words))
-        for same, before, after in _matched(old_lines, new_lines):
+        for same, before, after in _matched(old_lines, new_lines, steps):
             if same:
                 yield same, before, after
             else:
-                yield from _matched(TOKEN.findall(before), TOKEN.findall(after))
+                yield from _matched(TOKEN.findall(before), TOKEN.findall(after), steps)
     yield True, tail, tail
 
 
-def _matched(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[bool, str, str]]:
-    """The same by tokens, whose spaces may differ, or as a whole where that is too much."""
-    if _pairs(old, new) > MAX_PAIRS:
-        yield False, "".join(old), "".join(new)
-        return
+def _matched(old: Sequence[str], new: Sequence[str], steps: Steps) -> Iterator[tuple[bool, str, str]]:
+    """The same by tokens, whose spaces may differ."""
     old_words, new_words = [token.rstrip() for token in old], [token.rstrip() for token in new]
-    matcher = SequenceMatcher(None, old_words, new_words, autojunk=False)
+    matcher = Matcher(old_words, new_words, steps)
     for tag, old_from, old_to, new_from, new_to in matcher.get_opcodes():
         if tag != "equal":
             yield from _same_spaces_apart("".join(old[old_from:old_to]), "".join(new[new_from:new_to]))
@@ -97,6 +124,6 @@ def _shared_ends(old: Sequence[str], new: Sequence[str]) -> tuple[int, int]:
 
 
 def _pairs(old: Sequence[str], new: Sequence[str]) -> int:
-    """How many pairs of equal tokens there are: what the matcher goes through to find the longest run."""
+    """How many pairs of equal tokens there are."""
     counts = Counter(token.rstrip() for token in new)
     return sum(count * counts[word] for word, count in Counter(token.rstrip() for token in old).items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -99,3 +100,10 @@ def test_a_long_text_is_compared_within_its_lines() -> None:
     pieces = words_diff("\n".join(lines), "\n".join(changed))
     assert ("delete", "the the the the ") in pieces
     assert pieces.count(("insert", "other")) == 1
+
+
+def test_no_two_texts_take_long() -> None:
+    old, new = ("\n".join(f"{f'a {word} ' * 310}\n{number}" for number in range(16)) for word in "xy")
+    begun = time.process_time()
+    check(old, new)
+    assert time.process_time() - begun < 5  # half a minute, were nothing given as a whole
