@@ -39,7 +39,7 @@ benchmark-peers: .benchmark-peers/trl-$(TRL_PPO)/trl
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--target .benchmark-peers/trl-$(TRL_PPO) trl==$(TRL_PPO)
 
-# A browser and PostgreSQL for the tests, where apt-get can install them.
+# A browser, PostgreSQL and nginx for the tests, where apt-get can install them.
 system:
 	.ci/system-packages
 

@@ -112,12 +112,13 @@ def check_certificate(certificate: str, key: str) -> None:
     ValueError: the files are not there, or are no certificate and its key.
     """
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+        # nobody is there to be asked for a passphrase
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
     except FileNotFoundError as error:
         missing = next(file for file in (certificate, key) if not Path(file).is_file())
         raise ValueError(f"tls file {missing} is not there; name the certificate and its key as PEM") from error
     except (ssl.SSLError, OSError) as error:
-        fix = "give a certificate with its chain and its key as PEM"
+        fix = "give a certificate with its chain and its key as PEM, the key without a passphrase"
         raise ValueError(f"tls_certificate {certificate} and tls_key {key} cannot be used ({error}); {fix}") from error
 
 

@@ -41,9 +41,12 @@ def checked_public_url(url: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         parts, host, port = urlsplit(""), "", None
-    more = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+    example = "such as https://annotate.example.org"
+    if host and parts.path.strip("/"):
+        raise ValueError(f"public_url is {url!r}, with a path; the app needs a host name of its own, {example}")
+    more = parts.query or parts.fragment or "@" in parts.netloc
     if parts.scheme != "https" or not host or not host.isascii() or more or is_loopback(host):
-        raise ValueError(f"public_url is {url!r}; give what people open, such as https://annotate.example.org")
+        raise ValueError(f"public_url is {url!r}; give what people open, {example}")
     name = f"[{host}]" if ":" in host else host
     return f"https://{name}" if port in (None, 443) else f"https://{name}:{port}"
 

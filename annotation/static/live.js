@@ -7,6 +7,7 @@ import { Refused, Unreachable } from "./rest.js";
 import { t } from "./words.js";
 
 const POLL_MS = 700;
+const SILENCE_MS = 4000; // in which a stream that is not held back says how far the request is
 const RUNNING = "rlhf.live"; // the request that this tab waits for, so that a reload finds it again
 const OVER = ["done", "failed", "cancelled"];
 
@@ -138,11 +139,17 @@ export class Live extends Screen {
     this.source?.close();
     const source = new EventSource(`/api/v1/live/${request.id}/events`);
     this.source = source;
-    source.onmessage = (event) => this.#said(request, JSON.parse(event.data));
-    source.onerror = () => {
-      // a proxy that holds streams back, or a server that went away: ask instead
+    // a proxy that holds streams back, or a server that went away: ask instead
+    const ask = () => {
+      clearTimeout(silence);
       source.close();
       if (this.source === source) this.#poll(request);
+    };
+    const silence = setTimeout(ask, SILENCE_MS);
+    source.onerror = ask;
+    source.onmessage = (event) => {
+      clearTimeout(silence);
+      this.#said(request, JSON.parse(event.data));
     };
   }
 

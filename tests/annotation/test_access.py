@@ -376,8 +376,9 @@ def test_a_public_address_is_kept_as_browsers_send_it(url: str, origin: str) -> 
     ],
 )
 def test_what_is_no_public_address_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"such as https://annotate\.example\.org"):
+    with pytest.raises(ValueError, match=r"such as https://annotate\.example\.org") as refused:
         checked_public_url(url)
+    assert ("a host name of its own" in str(refused.value)) is url.endswith("/app")
 
 
 # ---- the command line -----------------------------------------------------------------------------------------
@@ -487,3 +488,8 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     files = ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost"]
     subprocess.run([*made, *files], check=True, capture_output=True, timeout=120)
     check_certificate(str(certificate), str(key))
+    locked = tmp_path / "locked.pem"
+    lock = ["openssl", "pkey", "-aes128", "-passout", "pass:word", "-in", str(key), "-out", str(locked)]
+    subprocess.run(lock, check=True, capture_output=True, timeout=120)
+    with pytest.raises(ValueError, match="the key without a passphrase"):
+        check_certificate(str(certificate), str(locked))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +10,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from annotation.accounts import Accounts
-from annotation.live import make_item
 from annotation.store import Store
-from annotation.tables import live_request
-from rlhf.data.comparisons import Response
 from tests.browser.campaigns import SKY, SOURDOUGH, numbered
 from tests.browser.judge import READY, Judge
+from tests.browser.model import Model
 from tests.browser.server import Server
 
 GUIDELINE = "# How to judge\n\nPrefer what is **true**, then what helps.\n"
@@ -208,46 +205,15 @@ def test_no_key_is_named_where_there_is_no_keyboard(server: Server, new_context:
     expect(judge.page.locator(".mine")).to_contain_text("2 of ")
 
 
-class Model:
-    """Answers a live prompt as a worker would, a few words at a time."""
-
-    def __init__(self, server: Server):
-        self.server = server
-
-    def grow(self, texts: tuple[str, str], done: bool = False) -> None:
-        (request_id,) = self.server.rows("SELECT id FROM live_request ORDER BY created_at DESC LIMIT 1")[0]
-        self.server.change("UPDATE live_request SET state = 'running' WHERE id = ?", request_id)
-        for position, text in enumerate(texts):
-            self.server.change(
-                "INSERT INTO live_answer (request_id, position, text, sampling, seed, finish_reason) "
-                "VALUES (?1, ?2, ?3, '{}', ?2, ?4) "
-                "ON CONFLICT DO UPDATE SET text = ?3, finish_reason = ?4",
-                request_id,
-                position,
-                text,
-                "stop" if done else None,
-            )
-        if done:
-            store = Store.open(self.server.store_url)
-            answers = [(None, Response(text, seed=position)) for position, text in enumerate(texts)]
-
-            def finish(connection) -> None:
-                request = connection.execute(live_request.select().where(live_request.c.id == request_id)).one()
-                item_id, _ = make_item(connection, request, answers, now=time.time())
-                values = {"state": "done", "item_id": item_id, "finished_at": time.time()}
-                connection.execute(live_request.update().where(live_request.c.id == request_id).values(values))
-
-            store.write(finish)
-            store.close()
-
-
-@pytest.mark.parametrize("streams", [True, False], ids=["streamed", "polled"])
-def test_answers_to_an_own_prompt_grow_and_are_judged(server: Server, judge: Judge, streams: bool) -> None:
+@pytest.mark.parametrize("streams", ["streamed", "refused", "held back"])
+def test_answers_to_an_own_prompt_grow_and_are_judged(server: Server, judge: Judge, streams: str) -> None:
     server.fill(numbered(2))
     server.ask_for(live=True)
     server.start()
-    if not streams:
+    if streams == "refused":
         judge.page.route("**/events", lambda route: route.abort())
+    elif streams == "held back":
+        judge.page.route("**/events", lambda route: None)
     page = judge.open("Ada").page
     visit(page, "live")
     page.get_by_label("Your prompt").fill("Why is rain wet?")
