@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from annotation import campaigns
 from annotation.accounts import Accounts
 from annotation.api import create_app
 from annotation.service import AnnotationService
@@ -111,6 +114,18 @@ class App:
         if who != "anyone":
             browser.cookies.set(self.cookie, self.sign_in(who))
         return browser
+
+    def cancelled_prompt(self, browser: httpx.Client) -> str:
+        """The id of a live prompt that was taken back; campaigns take them from now on."""
+        settings = campaigns.CampaignSettings(live=True)
+        self.store.write(
+            lambda connection: campaigns.change(connection, 1, settings=settings, actor_id=None, at=time.time())
+        )
+        asked = {"client": "tab", "id": str(uuid.uuid4())}
+        messages = [{"role": "user", "content": "Why?"}]
+        browser.post("/api/v1/live", json=asked | {"campaign_id": 1, "messages": messages}).raise_for_status()
+        browser.post(f"/api/v1/live/{asked['id']}/cancel", json={"client": "tab"}).raise_for_status()
+        return asked["id"]
 
     def forget_tries(self) -> None:
         self.store.write(lambda connection: connection.execute(sa.delete(login_failure)))

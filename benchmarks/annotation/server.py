@@ -18,6 +18,12 @@ START_SECONDS = 90
 PATIENCE_SECONDS = 120
 
 
+def run_command(action: str, store_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`rlhf annotate ACTION`, in a process of its own."""
+    command = [sys.executable, "-m", "rlhf.cli", "annotate", action, "--store", store_url, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
 class Server:
     """`rlhf annotate` on a store, always on the same port."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.annotation import __main__ as command
-from benchmarks.annotation import access, durability, keeping
+from benchmarks.annotation import access, durability, injection, keeping, sheets, texts
 from benchmarks.annotation.databases import KINDS, postgres_programs
 from benchmarks.annotation.figures import Figure, quantiles, table
 
@@ -22,6 +22,9 @@ SMALL = {
 
 # Each with a server of its own, and on one of the databases here.
 SMALL_ON = {
+    "texts": ("postgresql", texts.texts, {"count": 50, "longest": 0, "annotators": 2}),
+    "sql": ("postgresql", injection.sql, {"payloads": injection.SQL[:1]}),
+    "formulas": ("sqlite", sheets.formulas, {}),
     "login": ("sqlite", access.login, {"tries": 12, "sign_ins": 2, "with_pages": False}),
     "backups": ("sqlite", keeping.backups, {"clients": 3, "submissions": 4, "copies": 1}),
 }
