@@ -1,8 +1,8 @@
 """Who works on which item: slots with leases.
 
 An item has as many slots as it is to get judgments, and an annotator holds at most one of them. A slot is open,
-leased to one browser tab of one annotator until a time, or judged. Every claim is one UPDATE of one slot, so two
-never get the same; functions here run in a transaction of the caller. Gold and qualification items are for everybody,
+leased to one browser tab of one annotator until a time, or judged. Who takes one has locked it, so two never get the
+same; functions here run in a transaction of the caller. Gold and qualification items are for everybody,
 and adjudication is a judgment more: their slots are made when somebody is given one.
 """
 
@@ -21,11 +21,14 @@ LATER = judgment.alias("later")  # made once: it takes longer than most queries
 
 
 @dataclass(frozen=True)
-class Claimed:
-    """A slot that was leased just now, and where it stands in the campaign's order."""
+class Place:
+    """A slot that somebody may have: where it stands in the campaign's order, and where by chance."""
 
+    slot_id: int
     item_id: int
-    place: tuple[float, int]
+    state: str
+    priority: float
+    shuffle: float
 
 
 def current_judgments(*, kinds: Sequence[str] = ANSWERS) -> sa.Select:
@@ -72,33 +75,10 @@ def held_item(
     return row.item_id
 
 
-def claim(
-    connection: sa.Connection,
-    campaign_id: int,
-    annotator_id: str,
-    client: str,
-    exclude: Sequence[int],
-    *,
-    now: float,
-    until: float,
-    after: tuple[float, int] | None = None,
-    pivot: float | None = None,
-) -> Claimed | None:
-    """Lease a free slot of an item of one campaign that this annotator has neither judged nor holds; None without one.
+def places_for(campaign_id: int, annotator_id: str, exclude: Sequence[int]) -> sa.Select:
+    """Slots of a campaign's items that this annotator has neither judged nor holds, free or not, as `Place` has them.
 
     Items in `exclude` are left out: the tab has judged them and what it said is still on its way.
-
-    Args:
-        connection: of a transaction that writes.
-        campaign_id, annotator_id, client: whose slot, for whom, for which tab.
-        exclude: items not to be given.
-        now, until: the time, and when the lease ends.
-        after: a place in the order up to which this annotator is known to have had all; a hint, the rest is looked
-            through afterwards.
-        pivot: a number in [0, 1): take the slot whose `shuffle` is next to it, one at random, and not the first.
-
-    Raises:
-        sqlalchemy.exc.IntegrityError: another tab of the same annotator claimed a slot of this item just now.
     """
     other = slot.alias("other")
     holds = sa.exists().where(
@@ -106,34 +86,51 @@ def claim(
     )
     current = current_judgments().where(judgment.c.annotator_id == annotator_id).subquery()
     judged = sa.exists().where(current.c.item_id == slot.c.item_id)
-    theirs = (
-        sa.select(slot.c.id)
+    return (
+        sa.select(slot.c.id, slot.c.item_id, slot.c.state, slot.c.priority, slot.c.shuffle)
         .where(slot.c.campaign_id == campaign_id, slot.c.kind == WORK)
         .where(~holds, ~judged, slot.c.item_id.not_in(exclude))
-        .limit(1)
     )
-    waiting = theirs.where(slot.c.state == "open")
-    run_out = theirs.where(slot.c.state == "leased", slot.c.leased_until <= now).order_by(slot.c.leased_until)
-    in_order = waiting.order_by(slot.c.priority, slot.c.id)
+
+
+def waiting(places: sa.Select) -> sa.Select:
+    """Those that are open."""
+    return places.where(slot.c.state == "open")
+
+
+def first_place(
+    connection: sa.Connection, places: sa.Select, *, now: float, after: tuple[float, int] | None = None
+) -> Place | None:
+    """The first open place in the campaign's order, else one whose lease has run out; locked. None without one.
+
+    Args:
+        connection: of a transaction that writes.
+        places: those that somebody may have.
+        now: the time.
+        after: priority and number of a slot up to which nothing is open to them; a hint, the rest is looked through
+            afterwards.
+    """
+    run_out = places.where(slot.c.state == "leased", slot.c.leased_until <= now).order_by(slot.c.leased_until)
+    in_order = waiting(places).order_by(slot.c.priority, slot.c.id)
     # each query along an index: one with OR would sort all open slots first
-    if pivot is not None:
-        shuffled = waiting.order_by(slot.c.shuffle)
-        queries = [shuffled.where(slot.c.shuffle >= pivot), shuffled, run_out]
-    elif after is not None:
-        queries = [in_order.where(sa.tuple_(slot.c.priority, slot.c.id) > sa.tuple_(*after)), in_order, run_out]
-    else:
-        queries = [in_order, run_out]
-    for first in queries:
-        taken = (
-            sa.update(slot)
-            .where(slot.c.id == first.with_for_update(skip_locked=True).scalar_subquery())
-            .values(state="leased", annotator_id=annotator_id, client=client, leased_until=until)
-            .returning(slot.c.item_id, slot.c.priority, slot.c.id)
-        )
-        row = connection.execute(taken).first()
+    queries = [in_order, run_out]
+    if after is not None:
+        queries.insert(0, in_order.where(sa.tuple_(slot.c.priority, slot.c.id) > sa.tuple_(*after)))
+    for query in queries:
+        row = connection.execute(query.limit(1).with_for_update(skip_locked=True)).first()
         if row is not None:
-            return Claimed(row.item_id, (row.priority, row.id))
+            return Place(*row)
     return None
+
+
+def take(connection: sa.Connection, place: Place, annotator_id: str, client: str, *, until: float) -> None:
+    """Lease a place that is locked.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: another tab of the same annotator took a slot of this item just now.
+    """
+    values = {"state": "leased", "annotator_id": annotator_id, "client": client, "leased_until": until}
+    connection.execute(sa.update(slot).where(slot.c.id == place.slot_id).values(values))
 
 
 def lease_extra(

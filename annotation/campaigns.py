@@ -220,9 +220,9 @@ def change(
 
 
 def set_order(connection: sa.Connection, campaign_id: int, order: str) -> None:
-    """Put a campaign's slots into an order of `ORDERS`."""
+    """Put a campaign's slots into an order of `ORDERS`; at random, each item is drawn when it is given."""
     usefulness = sa.select(sa.func.coalesce(item.c.usefulness, 0.0)).where(item.c.id == slot.c.item_id)
-    priority = {"oldest": sa.literal(0.0), "random": slot.c.shuffle, "useful": -usefulness.scalar_subquery()}[order]
+    priority = -usefulness.scalar_subquery() if order == "useful" else sa.literal(0.0)
     connection.execute(sa.update(slot).where(slot.c.campaign_id == campaign_id).values(priority=priority))
 
 

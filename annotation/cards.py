@@ -80,14 +80,18 @@ def order_for(
     chosen_by: str | None = None,
     probability: float | None = None,
 ) -> list[int]:
-    """The order in which this annotator sees an item; drawn and kept the first time, with how the item was chosen."""
+    """The order in which this annotator sees an item, drawn and kept the first time; and how it was chosen at last."""
     kept = kept_order(connection, item_id, annotator_id)
+    chosen = {"chosen_by": chosen_by, "probability": probability}
     if kept is not None:
+        if chosen_by is not None:
+            own = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
+            connection.execute(sa.update(showing).where(own).values(chosen))
         return kept
     comparison_id = connection.execute(sa.select(item.c.comparison_id).where(item.c.id == item_id)).scalar_one()
     order = shown_order(comparison_id, annotator_id, num_responses)
     row = {"item_id": item_id, "annotator_id": annotator_id, "shown_order": order}
-    connection.execute(sa.insert(showing).values(row | {"chosen_by": chosen_by, "probability": probability}))
+    connection.execute(sa.insert(showing).values(row | chosen))
     return order
 
 

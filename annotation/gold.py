@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from random import Random
 
 import sqlalchemy as sa
 
@@ -80,18 +79,15 @@ def qualification(connection: sa.Connection, campaign: Campaign, annotator_id: s
     return Qualification(items, left, GoldScore(len(answers), sum(answers)))
 
 
-def next_gold(
-    connection: sa.Connection, campaign_id: int, annotator_id: str, exclude: Sequence[int], random: Random
-) -> int | None:
-    """A gold item, at random, that this annotator neither holds nor has answered; None when there is none left."""
+def left(connection: sa.Connection, campaign_id: int, annotator_id: str, exclude: Sequence[int]) -> list[int]:
+    """The gold items that this annotator neither holds nor has answered."""
     theirs = sa.exists().where(slot.c.item_id == item.c.id, slot.c.annotator_id == annotator_id)
     answered = sa.exists().where(judgment.c.item_id == item.c.id, judgment.c.annotator_id == annotator_id)
     query = sa.select(item.c.id).where(
         *(item.c.campaign_id == campaign_id, item.c.kind == assignment.GOLD, item.c.gold.is_not(None)),
         *(~theirs, ~answered, item.c.id.not_in(exclude)),
     )
-    found = connection.execute(query.order_by(item.c.id)).scalars().all()
-    return random.choice(found) if found else None
+    return list(connection.execute(query.order_by(item.c.id)).scalars())
 
 
 def falls_short(found: GoldScore, least: float) -> bool:

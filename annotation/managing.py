@@ -5,6 +5,7 @@ Each function is one transaction, and writes into the audit who did it.
 
 from __future__ import annotations
 
+import random
 import secrets
 import shutil
 import tempfile
@@ -240,7 +241,8 @@ def unmark_gold(store: Store, campaign_id: int, item_id: int, *, by: str | None,
         missing = [number for number in range(1, overlap + 1) if number not in numbers]
         common = {"item_id": item_id, "campaign_id": campaign_id, "state": "open"}
         if missing:
-            connection.execute(sa.insert(slot), [common | {"number": number} for number in missing])
+            rows = [common | {"number": number, "shuffle": random.random()} for number in missing]
+            connection.execute(sa.insert(slot), rows)
         adjudication.update(connection, item_id)
         details = {"campaign": campaign_id, "items": [item_id]}
         audit.record(connection, "items made work", by, details, at=at)

@@ -12,7 +12,7 @@ from random import Random
 
 import sqlalchemy as sa
 
-from annotation import adjudication, assignment, audit, campaigns, gold, judgments
+from annotation import adjudication, assignment, audit, campaigns, drawing, gold, judgments
 from annotation.accounts import Accounts
 from annotation.campaigns import Campaign
 from annotation.cards import kept_order, lock, show
@@ -42,7 +42,6 @@ COUNT_SECONDS, MOST_COUNT_SECONDS = 5.0, 60.0
 COUNT_SHARE = 0.02  # of the time goes to counting, at most
 PROMPT_CHARACTERS = 200  # of a prompt in the history
 WORKS = (assignment.WORK, assignment.GOLD, assignment.QUALIFICATION)
-Place = tuple[float, int]
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ class AnnotationService:
         self.random = random or Random()
         self._counts: dict[int, _Counted] = {}
         self._busy: dict[str, tuple[float, int]] = {}  # annotator -> until, items with a free slot that are not theirs
-        self._places: dict[tuple[str, int], Place] = {}  # (annotator, campaign) -> how far down its order they are
+        # (annotator, campaign ordered by age) -> priority and number of the slot they have come to
+        self._places: dict[tuple[str, int], tuple[float, int]] = {}
 
     # ---- sessions -----------------------------------------------------------------------------------------
 
@@ -387,32 +387,24 @@ class AnnotationService:
             if state.items and state.accuracy < settings.qualification_accuracy:
                 needed = settings.qualification_accuracy
                 return Next(None, Gate("not_qualified", found.name, found.id, accuracy=state.accuracy, needed=needed))
-        if settings.gold_share and self.random.random() < settings.gold_share:
-            item_id = gold.next_gold(connection, found.id, annotator_id, exclude, self.random)
-            if item_id is not None:
-                return extra(item_id, assignment.GOLD)
-        at_random = settings.order != "oldest" and self.random.random() < settings.random_share
+        places = assignment.places_for(found.id, annotator_id, exclude)
         key = (annotator_id, found.id)
-        claimed = assignment.claim(
-            *(connection, found.id, annotator_id, client, exclude),
-            now=now,
-            until=until,
-            after=self._places.get(key),
-            pivot=self.random.random() if at_random else None,
-        )
-        if claimed is None:
-            return Next(None)
-        if not at_random:
-            self._places[key] = claimed.place
-        probability = 1.0
-        if at_random or settings.order == "random":
-            share = settings.random_share if settings.order == "useful" else 1.0
-            probability = share / max(self._counted(connection, found.id, now).free, 1)
-        elif settings.order == "useful":
-            probability = 1.0 - settings.random_share
-        chosen_by = "random" if at_random or settings.order == "random" else "order"
-        card = show(connection, claimed.item_id, annotator_id, until, chosen_by=chosen_by, probability=probability)
-        return Next(card)
+        first = assignment.first_place(connection, places, now=now, after=self._places.get(key))
+        if first is None:
+            return Next(None)  # and no gold either: alone, it would be known for gold
+        golds = gold.left(connection, found.id, annotator_id, exclude) if settings.gold_share else []
+        if golds and self.random.random() < settings.gold_share:
+            return extra(self.random.choice(golds), assignment.GOLD)
+        share = {"oldest": 0.0, "useful": settings.random_share, "random": 1.0}[settings.order]
+        chosen, is_drawn, probability = first, False, None
+        if share and first.state == "open":
+            chosen, is_drawn, chance = drawing.choose(connection, assignment.waiting(places), first, share, self.random)
+            probability = chance * (1.0 - settings.gold_share if golds else 1.0)
+        assignment.take(connection, chosen, annotator_id, client, until=until)
+        if settings.order == "oldest":  # what is new comes last there
+            self._places[key] = (chosen.priority, chosen.slot_id)
+        chosen_by = "random" if is_drawn else "order"
+        return Next(show(connection, chosen.item_id, annotator_id, until, chosen_by=chosen_by, probability=probability))
 
     def _holds(self, connection: sa.Connection, item_id: int, annotator_id: str, now: float) -> bool:
         """Whether another tab of this annotator has the item; a lease that has run out is taken back first."""

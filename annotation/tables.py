@@ -189,7 +189,7 @@ slot = sa.Table(
     sa.Column("campaign_id", Counter),
     sa.Column("kind", sa.Text, nullable=False, server_default="work"),  # work, gold, qualification, adjudication, live
     sa.Column("priority", sa.Double, nullable=False, server_default="0"),  # the lowest comes first
-    sa.Column("shuffle", sa.Double, nullable=False, server_default="0"),  # uniform on [0, 1): a random order
+    sa.Column("shuffle", sa.Double, nullable=False, server_default="0"),  # uniform on [0, 1) (annotation.drawing)
     sa.UniqueConstraint("item_id", "number"),
     sa.UniqueConstraint("item_id", "annotator_id"),
     sa.CheckConstraint("(state = 'open') = (annotator_id IS NULL)", name="held"),
@@ -206,7 +206,7 @@ showing = sa.Table(
     sa.Column("item_id", sa.ForeignKey("item.id"), primary_key=True),
     sa.Column("annotator_id", sa.ForeignKey("annotator.id"), primary_key=True),
     sa.Column("shown_order", sa.JSON, nullable=False),  # positions of the completions from left to right
-    sa.Column("probability", sa.Double),  # that this item was chosen for this annotator then; none where unknown
+    sa.Column("probability", sa.Double),  # that the choice fell on this item then; none where nothing is drawn
     sa.Column("chosen_by", sa.Text),  # order, random, gold, qualification, adjudication, own (a live prompt)
 )
 

@@ -210,7 +210,7 @@ def _audit(desk: Desk) -> tuple[Any, list[Any]]:
         return [frame(audit_table(rows), call.words), links([(call.words["csv"], f"{API}/audit.csv")])]
 
     def check(call: Call) -> list[Any]:
-        with desk.store.reading() as connection:
+        with desk.store.snapshot() as connection:
             found = audit.verify(connection)
         return [verified_html(found, call.words)]
 

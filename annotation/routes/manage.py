@@ -107,7 +107,7 @@ def audit_entries(_: Managing, service: Service) -> Response:
 
 @router.get("/audit/verify")
 def verify(_: Managing, service: Service) -> dict[str, Any]:
-    with service.store.reading() as connection:
+    with service.store.snapshot() as connection:
         return asdict(audit.verify(connection))
 
 

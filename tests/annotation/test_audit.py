@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from fastapi.testclient import TestClient
 
 from annotation import audit
+from annotation.api import create_app
 from annotation.records import Judgment, Said
+from annotation.routes.access import cookie_name
 from annotation.store import Store
 from tests.annotation.items import comparison
 
@@ -44,6 +47,26 @@ def test_what_was_written_verifies(chained: Store) -> None:
         found = audit.verify(connection)
     assert found.problems == ()
     assert (found.judgments.length, found.audit.length) == (20, 7)  # the beginning, an account, and five
+
+
+def test_a_judgment_that_comes_in_meanwhile_is_no_change(chained: Store, service) -> None:
+    mara = service.accounts.add("Mara", "manager", "a long enough passphrase", by=None).id
+    came = 0
+
+    def judge_meanwhile(connection, cursor, statement, *_: object) -> None:
+        nonlocal came
+        if "FROM chain" in statement and came == 0:
+            came += 1
+            with chained.writing() as other:
+                audit.add_judgment(other, said(20, 1, mara))
+
+    client = TestClient(create_app(service), base_url="http://127.0.0.1")
+    client.cookies.set(cookie_name(service), service.sign_in("Mara", "a long enough passphrase"))
+    sa.event.listen(chained.engine, "before_cursor_execute", judge_meanwhile)
+    found = client.get("/api/v1/manage/audit/verify").json()
+    assert came == 1
+    assert found["problems"] == []
+    assert found["judgments"]["length"] == 20
 
 
 def unlock(connection: sa.Connection) -> None:

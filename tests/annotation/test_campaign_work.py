@@ -150,6 +150,7 @@ def test_gold_comes_in_at_its_share_and_never_twice(store: Store, fill, fill_gol
 def test_only_the_first_answer_to_gold_counts_unless_it_is_taken_back(
     store: Store, service, fill, fill_gold, sign_in
 ) -> None:
+    fill(1)
     fill_gold(2)
     set_up(store, gold_share=1.0)
     ada = sign_in("Ada")
@@ -166,8 +167,9 @@ def test_only_the_first_answer_to_gold_counts_unless_it_is_taken_back(
 
 
 def test_whoever_is_wrong_on_gold_is_paused_and_audited_and_not_before_chance_is_ruled_out(
-    store: Store, service, fill_gold, sign_in
+    store: Store, service, fill, fill_gold, sign_in
 ) -> None:
+    fill(1)
     fill_gold(12)
     set_up(store, gold_share=1.0, gold_accuracy=0.8)
     ada = sign_in("Ada")
@@ -325,12 +327,46 @@ def test_the_most_useful_comes_first_but_for_a_random_share_whose_probability_is
         given.append(int(card.responses[0].split()[0]))
         say(service, ada, card)
     with store.reading() as connection:
-        rows = connection.execute(sa.select(showing.c.chosen_by, showing.c.probability)).all()
+        rows = connection.execute(
+            sa.select(judgment.c.probability, showing.c.chosen_by)
+            .join(showing, showing.c.item_id == judgment.c.item_id)
+            .order_by(judgment.c.number)
+        ).all()
     ordered = [number for number, row in zip(given, rows, strict=True) if row.chosen_by == "order"]
     assert ordered == sorted(ordered, reverse=True)
     assert 3 <= sum(row.chosen_by == "random" for row in rows) <= 19
-    assert {row.probability for row in rows if row.chosen_by == "order"} == {0.75}
-    assert all(0.25 / 60 <= row.probability <= 0.25 / 20 for row in rows if row.chosen_by == "random")
+    left = list(range(60))
+    for number, row in zip(given, rows, strict=True):
+        as_the_first = 0.75 if number == max(left) else 0.0
+        assert row.probability == pytest.approx(as_the_first + 0.25 / len(left))
+        left.remove(number)
+
+
+def test_what_is_more_useful_comes_next_also_where_somebody_is_further_down_the_order(
+    store: Store, service, sign_in
+) -> None:
+    """Ratings and items come from other processes too."""
+    rows = [comparison(number, 2) for number in range(1, 7)]
+    import_comparisons(store, rows[:5], usefulness={row.id: 0.0 for row in rows})
+    set_up(store, order="useful", random_share=0.0)
+    ada = sign_in("Ada")
+    for _ in range(2):
+        say(service, ada, service.next_card(ada, "tab").card)
+    import_comparisons(store, rows[5:], usefulness={rows[5].id: 1.0})
+    assert service.next_card(ada, "tab").card.item_id == "6"
+
+
+def test_no_gold_is_given_where_no_work_is_left(store: Store, service, fill, fill_gold, sign_in) -> None:
+    """What still trickles in then is known for gold."""
+    fill(1)
+    fill_gold(3)
+    set_up(store, gold_share=1.0)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    assert int(service.next_card(ada, "tab").card.item_id) > 1
+    set_up(store, gold_share=0.0)
+    say(service, bob, service.next_card(bob, "tab").card)
+    set_up(store, gold_share=1.0)
+    assert service.next_card(bob, "tab").card is None
 
 
 def test_a_paused_campaign_gives_nothing_and_one_for_members_gives_to_members(
