@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Request, expect, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
@@ -108,7 +108,10 @@ class Watch:
     """
 
     def __init__(self, page: Page, url: str):
+        self.page = page
+        self.url = url
         self.seen: list[str] = []
+        self.requests: list[str] = []
         page.on("dialog", lambda dialog: (self.seen.append(f"dialog {dialog.message}"), dialog.dismiss()))
         page.on("pageerror", lambda error: self.seen.append(f"error {error}"))
         page.on(
@@ -116,6 +119,9 @@ class Watch:
             lambda said: self.seen.append(f"console {said.text} {said.location}") if said.type == "error" else None,
         )
         page.on("popup", lambda popup: self.seen.append(f"popup {popup.url}"))
-        page.context.on(
-            "request", lambda asked: None if asked.url.startswith(f"{url}/") else self.seen.append(asked.url)
-        )
+        page.context.on("request", self._requested)
+
+    def _requested(self, asked: Request) -> None:
+        if not asked.url.startswith(f"{self.url}/"):
+            self.seen.append(asked.url)
+            self.requests.append(asked.url)

@@ -9,6 +9,8 @@ from __future__ import annotations
 CODE = "window.hit=1"
 HOST = "outside.invalid"
 OUTSIDE = f"http://{HOST}"
+# for a page's own start: whatever runs says so in the console, though the page may be another one a moment later
+MARK = "Object.defineProperty(window, 'hit', { set() { console.error('a hostile text ran'); } })"
 # the code as numbers, for those who look for letters
 CHARACTERS = ",".join(str(ord(letter)) for letter in CODE)
 DECIMAL = "".join(f"&#{ord(letter)};" for letter in f"javascript:{CODE}")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from playwright.sync_api import BrowserContext, expect
 
-from benchmarks.annotation import browsers
-from benchmarks.annotation.chromium import Chromium
+from benchmarks.annotation import browsers, screens
+from benchmarks.annotation.chromium import Chromium, Watch
+from benchmarks.annotation.hostile import MARK, PAYLOADS
 from tests.browser.campaigns import numbered
 from tests.browser.judge import Judge
 from tests.browser.server import Server
@@ -58,3 +59,23 @@ def test_only_what_the_page_calls_saved_counts_as_that(
     tab.page.unroute("**/api/v1/judgments")
     tab.saved(1)
     assert [tuple(tab.page.evaluate("saved"))] == server.rows("SELECT id FROM judgment")
+
+
+def test_hostile_texts_are_seen_on_every_screen_and_do_nothing(chromium: Chromium, tmp_path: Path) -> None:
+    figure = screens.hostile(chromium, "sqlite", tmp_path, payloads=PAYLOADS[::30], at_a_time=3)
+    assert figure.kept, figure
+
+
+def test_a_text_that_runs_is_seen(server: Server, new_context: Callable[..., BrowserContext]) -> None:
+    server.fill(numbered(1))
+    server.start()
+    context = new_context()
+    context.add_init_script(MARK)
+    page = context.new_page()
+    watch = Watch(page, server.url)
+    Judge(page, server.url).open("Ada")
+    assert watch.seen == []
+    page.evaluate("document.querySelector('.prompt').innerHTML = '<b onclick=window.hit=1><i>press</i></b>'")
+    with page.expect_console_message():
+        page.evaluate(screens.TOUCH, ".prompt")
+    assert ["a hostile text ran" in entry for entry in watch.seen] == [True]
