@@ -104,7 +104,7 @@ def _lay_out(desk: Desk, blocks: Any) -> None:
 
     with gr.Tabs():
         with gr.Tab(say("tab.dashboard")) as dashboard_of:
-            (show_figures, timer), figures = dashboard_tab.build(desk, chosen)
+            board = dashboard_tab.build(desk, chosen)
         with gr.Tab(say("tab.campaigns")) as campaigns_of:
             show_campaign, campaign_parts = campaigns_tab.build(desk, chosen, campaign_choices)
         with gr.Tab(say("tab.data")) as data_of:
@@ -116,10 +116,10 @@ def _lay_out(desk: Desk, blocks: Any) -> None:
         return [campaign_choices(None)]
 
     first = desk.on(blocks.load, opened, [], [chosen])
-    desk.on(first.then, show_figures, [chosen], figures, progress="minimal")
-    desk.on(first.then, show_campaign, [chosen], campaign_parts)
-    desk.on(chosen.input, show_figures, [chosen], figures, progress="minimal")
-    desk.on(chosen.input, show_campaign, [chosen], campaign_parts)
+    for event in (first.then, chosen.input):
+        desk.on(event, show_campaign, [chosen], campaign_parts)
+        ahead = desk.on(event, board.show_overview, [chosen], board.overview)
+        desk.on(ahead.then, board.show, [chosen], board.figures, progress="minimal")
 
     def ticking(is_active: bool, show: Callable[..., list[Any]] | None = None) -> Callable[..., list[Any]]:
         """What turns the timer on or off, and fills the tab that comes into view."""
@@ -129,7 +129,7 @@ def _lay_out(desk: Desk, blocks: Any) -> None:
 
         return turn
 
-    desk.on(dashboard_of.select, ticking(True, show_figures), [chosen], [timer, *figures])
-    desk.on(campaigns_of.select, ticking(False, show_campaign), [chosen], [timer, *campaign_parts])
-    desk.on(data_of.select, ticking(False, show_data), [], [timer, *data_parts])
-    desk.on(users_of.select, ticking(False, show_users), [], [timer, *user_parts])
+    desk.on(dashboard_of.select, ticking(True, board.show), [chosen], [board.timer, *board.figures])
+    desk.on(campaigns_of.select, ticking(False, show_campaign), [chosen], [board.timer, *campaign_parts])
+    desk.on(data_of.select, ticking(False, show_data), [], [board.timer, *data_parts])
+    desk.on(users_of.select, ticking(False, show_users), [], [board.timer, *user_parts])

@@ -12,7 +12,7 @@ from annotation import campaigns, managing
 from annotation.admin.desk import Call, Desk, frame, number_of, said
 from annotation.assignment import GOLD, QUALIFICATION
 from annotation.campaigns import ASKED, ORDERS, STATES, VIEWS, Aspect, Campaign, CampaignError, CampaignSettings
-from annotation.dashboard import Table
+from annotation.figure_tables import Table
 from annotation.rendering import render
 from rlhf.data.comparisons import DataError
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from annotation.admin.desk import NOTHING, Call, Desk, frame, links, shown
-from annotation.dashboard import Figures, Overview, Table, tables
+from annotation.dashboard import Figures
+from annotation.figure_tables import Table, tables
+from annotation.overview import Overview, Pace
+from annotation.reliability import Agreement
 
 if TYPE_CHECKING:
     from annotation.stats.estimates import Estimate
@@ -30,11 +34,22 @@ SECTIONS = (
 TRANSLATED = ("measure", "kind", "state")
 
 
-def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
-    """Components and events of the tab, for the campaign that is `chosen`.
+@dataclass(frozen=True)
+class Parts:
+    """The tab: what shows a campaign, functions of the call and its number, the components they fill, and its timer.
 
-    Returns what shows a campaign, a function of the call and its number, and the components that it fills.
+    `show_overview` fills `overview` with what is known at once, `show` fills `figures`, with all.
     """
+
+    show_overview: Callable[[Call, int | None], list[Any]]
+    overview: list[Any]
+    show: Callable[[Call, int | None], list[Any]]
+    figures: list[Any]
+    timer: Any
+
+
+def build(desk: Desk, chosen: Any) -> Parts:
+    """Components and events of the tab, for the campaign that is `chosen`."""
     gr, say = desk.gr, desk.say
     with gr.Row(elem_classes="bar"):
         refresh = gr.Button(say("refresh"), size="sm", scale=0, min_width=120)
@@ -54,6 +69,13 @@ def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     live = [updated, campaigns, headline, plots]
     everything = [*live, *frames, more]
 
+    def show_overview(call: Call, campaign_id: int | None) -> list[Any]:
+        """What is counted at once, before the votes are read."""
+        table = frame(_overview_table(desk.dashboard.overviews()), call.words, translated=TRANSLATED)
+        if campaign_id is None:
+            return [table, ""]
+        return [table, headline_html(*desk.dashboard.overview(campaign_id), call.words)]
+
     def show_live(call: Call, campaign_id: int | None) -> list[Any]:
         overviews = desk.dashboard.overviews()
         overview_table = frame(_overview_table(overviews), call.words, translated=TRANSLATED)
@@ -61,8 +83,9 @@ def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
             return ["", overview_table, f"<p>{html.escape(call.words['no_campaign'])}</p>", ""]
         figures = desk.dashboard.figures(campaign_id)
         at = call.words["updated"].format(time=shown(figures.at, "time"))
+        head = headline_html(figures.overview, figures.pace, call.words, figures.agreement)
         pictures = "".join(plot_html(name, figures, call.words) for name in PLOTS)
-        return [f'<p class="soft">{html.escape(at)}</p>', overview_table, headline_html(figures, call.words), pictures]
+        return [f'<p class="soft">{html.escape(at)}</p>', overview_table, head, pictures]
 
     def show(call: Call, campaign_id: int | None) -> list[Any]:
         filled = show_live(call, campaign_id)
@@ -89,7 +112,7 @@ def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     desk.on(refresh.click, look_again, [chosen], everything, progress="minimal")
     timer = gr.Timer(TIMER_SECONDS)
     desk.on(timer.tick, show_live, [chosen], live)
-    return (show, timer), everything
+    return Parts(show_overview, [campaigns, headline], show, everything, timer)
 
 
 def _overview_table(overviews: list[Overview]) -> Table:
@@ -137,13 +160,11 @@ def _annotators_table(figures: Figures) -> Table:
     )
 
 
-def headline_html(figures: Figures, words: Mapping[str, str]) -> str:
-    """The figures that a manager looks at first, as HTML with all texts escaped."""
-    overview, pace, agreement = figures.overview, figures.pace, figures.agreement
+def headline_html(overview: Overview, pace: Pace, words: Mapping[str, str], agreement: Agreement | None = None) -> str:
+    """The figures that a manager looks at first, as HTML with all texts escaped; agreement is left out until known."""
     done_at = NOTHING if pace.done_at is None else shown(pace.done_at, "time")
     left = words["nothing_left"] if overview.judgments >= overview.needed else done_at
-    low, high = agreement.usual
-    cards = (
+    cards = [
         _card(
             words["headline.items"],
             f"{overview.items_done} / {overview.items}",
@@ -162,20 +183,24 @@ def headline_html(figures: Figures, words: Mapping[str, str]) -> str:
             words["headline.last_hour"].format(count=pace.last_hour),
         ),
         _card(words["headline.done_at"], left, ""),
-        _card(
-            words["headline.agreement"],
-            shown(agreement.share.value, "share"),
-            _interval(agreement.share, "share", words),
-            agreement.share.value,
-            (low, high),
-            words["headline.usual"].format(low=f"{100 * low:.0f}", high=f"{100 * high:.0f}"),
-        ),
-        _card(
-            words["headline.alpha"],
-            shown(agreement.alpha.value, "number"),
-            _interval(agreement.alpha, "number", words),
-        ),
-    )
+    ]
+    if agreement is not None:
+        low, high = agreement.usual
+        cards += [
+            _card(
+                words["headline.agreement"],
+                shown(agreement.share.value, "share"),
+                _interval(agreement.share, "share", words),
+                agreement.share.value,
+                (low, high),
+                words["headline.usual"].format(low=f"{100 * low:.0f}", high=f"{100 * high:.0f}"),
+            ),
+            _card(
+                words["headline.alpha"],
+                shown(agreement.alpha.value, "number"),
+                _interval(agreement.alpha, "number", words),
+            ),
+        ]
     return f'<div class="cards">{"".join(cards)}</div>'
 
 

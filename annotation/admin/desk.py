@@ -11,7 +11,8 @@ from typing import Any
 from fastapi import Request
 
 from annotation.admin.words import language_of, words_in
-from annotation.dashboard import Dashboard, Table
+from annotation.dashboard import Dashboard
+from annotation.figure_tables import Table
 from annotation.managing import Archives
 from annotation.records import Annotator
 from annotation.routes.access import has_role, visitor

@@ -11,7 +11,7 @@ from annotation import audit, campaigns, managing
 from annotation.accounts import Account, AccountError
 from annotation.admin.dashboard_tab import API
 from annotation.admin.desk import NOTHING, Call, Desk, frame, links, number_of, said
-from annotation.dashboard import Table
+from annotation.figure_tables import Table
 from annotation.records import ROLES
 
 STATES = {"pause": "paused", "resume": "active", "close": "closed"}

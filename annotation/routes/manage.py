@@ -15,8 +15,9 @@ from annotation import audit, managing
 from annotation.admin.users_tab import audit_table, users_table
 from annotation.admin.words import language_of, words_in
 from annotation.campaigns import CampaignError
-from annotation.dashboard import Dashboard, Figures, Table, tables
+from annotation.dashboard import Dashboard, Figures
 from annotation.exporting.rows import cell
+from annotation.figure_tables import Table, tables
 from annotation.managing import Archives
 from annotation.plots import FORMATS, PLOTS, draw_plot
 from annotation.routes.access import Managing, Service

@@ -10,7 +10,8 @@ from itertools import combinations
 import numpy as np
 
 from annotation.stats.dawid_skene import fit_dawid_skene
-from annotation.stats.votes import PAIR_CLASSES, Vote, middle_ranks, pair_labels, ranks_of
+from annotation.stats.table import pair_labels
+from annotation.stats.votes import PAIR_CLASSES, Vote, middle_ranks, ranks_of
 
 METHODS = ("majority", "dawid_skene", "every_vote")
 SPLITS = ("tie", "none")

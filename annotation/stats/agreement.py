@@ -6,15 +6,15 @@ votes on one item are not independent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import krippendorff
 import numpy as np
 from scipy import sparse
 
-from annotation.stats.estimates import Estimate, bootstrap, interval
-from annotation.stats.votes import Labels, Vote, pair_labels, strength_labels
+from annotation.stats.estimates import Estimate, bootstrap, interval, kinds_of
+from annotation.stats.labels import Labels
+from annotation.stats.table import Votes, pair_labels, strength_labels
 
 # What people reach when they say which of two responses is better: the share of equal answers of two of them in
 # published studies. About 63 % for crowd workers and researchers (Bai et al. 2022), 73 to 77 % for trained labellers
@@ -38,16 +38,12 @@ class KappaMatrix:
     shared: tuple[tuple[int, ...], ...]
 
 
-def preference_alpha(
-    votes: Sequence[Vote], *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
-) -> Estimate:
+def preference_alpha(votes: Votes, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95) -> Estimate:
     """Krippendorff's alpha of which response is better (first, tie, second: nominal)."""
     return alpha(pair_labels(votes), "nominal", resamples=resamples, seed=seed, confidence=confidence)
 
 
-def strength_alpha(
-    votes: Sequence[Vote], *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
-) -> Estimate:
+def strength_alpha(votes: Votes, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95) -> Estimate:
     """Krippendorff's alpha of how much better it is (-3 to 3, a tie 0: ordinal). Pairs with a strength only."""
     return alpha(strength_labels(votes), "ordinal", resamples=resamples, seed=seed, confidence=confidence)
 
@@ -78,16 +74,16 @@ def alpha(labels: Labels, level: str, *, resamples: int = 1000, seed: int = 0, c
         return Estimate(None, None, None, len(items), note)
     counts = counts[:, used]
     value = float(krippendorff.alpha(value_counts=counts, level_of_measurement=level))
-    coincidences = _by_item(_coincidences(counts), item_of_unit, len(items))
+    kinds, kind = kinds_of(_by_item(_coincidences(counts), item_of_unit, len(items)))
     samples = bootstrap(
-        lambda weights: _alphas(weights @ coincidences, len(used), level), len(items), resamples=resamples, seed=seed
+        kind, lambda weights: _alphas(weights @ kinds, len(used), level), resamples=resamples, seed=seed
     )
     unanimous = int(np.isnan(samples).sum())
     note = f"{unanimous} of {resamples} resamples were unanimous and left out" if unanimous else ""
     return Estimate(value, *interval(samples, confidence), len(items), note)
 
 
-def kappa_matrix(votes: Sequence[Vote]) -> KappaMatrix:
+def kappa_matrix(votes: Votes) -> KappaMatrix:
     """Cohen's kappa of every two annotators over the units that both judged."""
     labels = pair_labels(votes)
     size = len(labels.units), len(labels.annotators)
@@ -113,7 +109,7 @@ def kappa_matrix(votes: Sequence[Vote]) -> KappaMatrix:
 
 
 def percent_agreement(
-    votes: Sequence[Vote],
+    votes: Votes,
     *,
     decided_only: bool = False,
     resamples: int = 1000,
@@ -136,13 +132,13 @@ def percent_agreement(
     counts, judged = counts[shared], judged[shared]
     agreed = (counts * (counts - 1)).sum(axis=1) / (judged * (judged - 1))
     items, item_of_unit = np.unique(labels.item_of_unit[shared], return_inverse=True)
-    sums = _by_item(np.stack([agreed, np.ones(len(agreed))], axis=1), item_of_unit, len(items))
+    kinds, kind = kinds_of(_by_item(np.stack([agreed, np.ones(len(agreed))], axis=1), item_of_unit, len(items)))
 
     def mean(weights: np.ndarray) -> np.ndarray:
-        total = weights @ sums
+        total = weights @ kinds
         return total[:, 0] / total[:, 1]
 
-    samples = bootstrap(mean, len(items), resamples=resamples, seed=seed)
+    samples = bootstrap(kind, mean, resamples=resamples, seed=seed)
     return Estimate(float(agreed.mean()), *interval(samples, confidence), len(items))
 
 

@@ -6,12 +6,11 @@ A machine bans nobody. A suspicion is a number and the reasons for it in words, 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
 from statistics import median
-from typing import Any
 
 import numpy as np
 from scipy.special import betaln, logsumexp
@@ -19,7 +18,8 @@ from scipy.stats import binomtest
 
 from annotation.stats.bias import pace
 from annotation.stats.estimates import Estimate, share
-from annotation.stats.votes import Labels, Vote, middle_ranks, pair_labels
+from annotation.stats.labels import Labels
+from annotation.stats.table import Votes, VoteTable, pair_labels, table_of
 
 # Of all annotators, so many are taken not to read before anything is known of them.
 SUSPECTS_BEFORE = 0.1
@@ -33,8 +33,9 @@ KNOWING = np.linspace(0.0, 0.98, 50)
 READERS_KNOW = KNOWING >= 0.2
 # A gold label counts as the vote of somebody who knows so often.
 GOLD_KNOWS = 0.95
-# Rounds in which it is found out how often each annotator knows.
+# Rounds at most in which it is found out how often each annotator knows, and how little they change in the last one.
 ROUNDS = 10
+SETTLED = 0.001
 # Of those who do not read, a third shows each sign that only some of them show: a side, repeats, haste.
 SHOWN_BY = 1 / 3
 # How firmly the answers of readers keep to chance in such things as choosing the left response: as if that many votes
@@ -62,7 +63,7 @@ class Suspicion:
     reasons: list[str]
 
 
-def gold_accuracy(votes: Sequence[Vote], gold: Mapping[str, Sequence[int]]) -> dict[str, Estimate]:
+def gold_accuracy(votes: Votes, gold: Mapping[str, Sequence[int]]) -> dict[str, Estimate]:
     """Annotator (sorted) -> share of gold items judged right, with Wilson's interval; n counts their gold items.
 
     A ranking counts with the share of its pairs that have the order of the gold ranking.
@@ -73,22 +74,27 @@ def gold_accuracy(votes: Sequence[Vote], gold: Mapping[str, Sequence[int]]) -> d
     Raises:
         ValueError: a gold item has another number of ranks than its votes.
     """
-    right: dict[str, list[float]] = {vote.annotator: [] for vote in votes}
-    for vote in votes:
-        if vote.item not in gold:
-            continue
-        of_item = gold[vote.item]
-        if len(of_item) != len(vote.ranks):
-            raise ValueError(
-                f"gold item {vote.item!r} has {len(of_item)} ranks for {len(vote.ranks)} responses; give one for each"
-            )
-        pairs = list(combinations(range(len(of_item)), 2))
-        same = [_sign(vote.ranks[i] - vote.ranks[j]) == _sign(of_item[i] - of_item[j]) for i, j in pairs]
-        right[vote.annotator].append(sum(same) / len(same))
-    return {annotator: share(math.fsum(right[annotator]), len(right[annotator])) for annotator in sorted(right)}
+    table = table_of(votes)
+    is_gold = np.array([name in gold for name in table.items], dtype=np.bool_)
+    right: dict[int, list[float]] = {code: [] for code in np.unique(table.annotator).tolist()}
+    known = table.where(is_gold[table.item])
+    for size, rows in known.by_size():
+        of_vote = [gold[known.items[item]] for item in known.item[rows].tolist()]
+        for item, ranks in zip(known.item[rows].tolist(), of_vote, strict=True):
+            if len(ranks) != size:
+                raise ValueError(
+                    f"gold item {known.items[item]!r} has {len(ranks)} ranks for {size} responses; give one for each"
+                )
+        said, true = known.ranks[rows], np.array(of_vote)
+        pairs = list(combinations(range(size), 2))
+        same = sum(np.sign(said[:, i] - said[:, j]) == np.sign(true[:, i] - true[:, j]) for i, j in pairs) / len(pairs)
+        for code, share_right in zip(known.annotator[rows].tolist(), same.tolist(), strict=True):
+            right[code].append(share_right)
+    named = {table.annotators[code]: found for code, found in right.items()}
+    return {name: share(math.fsum(named[name]), len(named[name])) for name in sorted(named)}
 
 
-def suspicions(votes: Sequence[Vote], gold: Mapping[str, Sequence[int]] | None = None) -> list[Suspicion]:
+def suspicions(votes: Votes, gold: Mapping[str, Sequence[int]] | None = None) -> list[Suspicion]:
     """How likely each annotator does not read, the most suspicious first.
 
     Four signs are weighed by how much likelier each is from somebody who does not read, and added up:
@@ -108,15 +114,15 @@ def suspicions(votes: Sequence[Vote], gold: Mapping[str, Sequence[int]] | None =
     Raises:
         ValueError: an annotator has two votes on an item, or gold has another number of ranks than its votes.
     """
-    if not votes:
+    table = table_of(votes)
+    if not len(table):
         return []
     gold = gold or {}
-    labels = pair_labels(votes)
-    by_annotator: dict[str, list[Vote]] = {annotator: [] for annotator in labels.annotators}
-    for vote in sorted(votes, key=lambda vote: vote.at):
-        by_annotator[vote.annotator].append(vote)
-    agreement = _agreement_signs(labels, gold, gold_accuracy(votes, gold))
-    chance = _chance_of_repeating(votes)
+    labels = pair_labels(table)
+    in_time = table.where(np.argsort(table.at, kind="stable"))
+    by_annotator = in_time.by_annotator
+    agreement = _agreement_signs(labels, gold, gold_accuracy(table, gold))
+    chance = {size: _chance_of_repeating(in_time.where(rows)) for size, rows in in_time.by_size()}
     seconds = {annotator: pace(of_one).median_seconds for annotator, of_one in by_annotator.items()}
     found = []
     for annotator, of_one in by_annotator.items():
@@ -148,84 +154,89 @@ def _agreement_signs(
     totals = counts.sum(axis=0) + 1.0
     totals[[0, 2]] = totals[[0, 2]].mean()
     shares = totals / totals.sum()
-    own_share = shares[labels.label]
-    is_own = labels.label[:, None] == np.arange(len(shares))
+    # sorted, so that sums of each annotator are sums of neighbours
+    order = np.argsort(labels.annotator, kind="stable")
+    unit, annotator, label = labels.unit[order], labels.annotator[order], labels.label[order]
+    first = np.searchsorted(annotator, np.arange(num_annotators))
+    own_share = shares[label]
+    half_share = own_share.astype(np.float32)  # half as long, and right to a thousandth of a nat
+    is_own = label[:, None] == np.arange(len(shares))
     # The pairs of a ranking of K responses are worth K - 1 judgments.
     pairs_of_item = np.bincount(labels.item_of_unit)
     responses = (1 + np.sqrt(1 + 8 * pairs_of_item)) / 2
-    weight = (2 / responses)[labels.item_of_unit[labels.unit]]
-    prior = np.log(np.tile(shares, (len(labels.units), 1)))
-    for unit, code in _gold_codes(labels, gold):
-        prior[unit] += np.log(GOLD_KNOWS * (np.arange(len(shares)) == code) + (1 - GOLD_KNOWS) * shares[code])
+    weight = (2 / responses)[labels.item_of_unit[unit]]
+    prior = np.tile(np.log(shares), (len(labels.units), 1))
+    for of_gold, code in _gold_codes(labels, gold):
+        prior[of_gold] += np.log(GOLD_KNOWS * (np.arange(len(shares)) == code) + (1 - GOLD_KNOWS) * shares[code])
     knows = np.full(num_annotators, 0.5)
     for _ in range(ROUNDS):
-        p = knows[labels.annotator][:, None]
+        p = knows[annotator][:, None]
         own = np.log(p * is_own + (1 - p) * own_share[:, None])
-        belief = prior + np.stack(
-            [np.bincount(labels.unit, own[:, code], len(labels.units)) for code in range(len(shares))], axis=1
-        )
-        without = belief[labels.unit] - own
-        without = np.exp(without - without.max(axis=1, keepdims=True))
-        believed = without[np.arange(len(own)), labels.label] / without.sum(axis=1)
+        said = [np.bincount(unit, own[:, code], len(labels.units)) for code in range(len(shares))]
+        without = (prior + np.stack(said, axis=1))[unit] - own
+        without = np.exp(without - reduce(np.maximum, without.T)[:, None])
+        believed = without[np.arange(len(own)), label] / without.sum(axis=1)
+        lead = (believed - own_share).astype(np.float32)
         # [annotators, KNOWING]
         likelihood = np.stack(
-            [
-                np.bincount(
-                    labels.annotator, weight * np.log(p * believed + (1 - p) * own_share), minlength=num_annotators
-                )
-                for p in KNOWING
-            ],
-            axis=1,
+            [np.add.reduceat(weight * np.log(lead * p + half_share), first) for p in KNOWING.astype(np.float32)], axis=1
         )
         scaled = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
-        knows = scaled @ KNOWING / scaled.sum(axis=1)
+        before, knows = knows, scaled @ KNOWING / scaled.sum(axis=1)
+        if np.abs(knows - before).max() < SETTLED:
+            break
     readers = logsumexp(likelihood[:, READERS_KNOW], axis=1) - math.log(READERS_KNOW.sum())
     evidence = likelihood[:, 0] - readers
-    judged = counts.sum(axis=1)[labels.unit]
+    judged = counts.sum(axis=1)[unit]
     shared = judged > 1
-    agreed = (counts[labels.unit, labels.label] - 1)[shared] / (judged[shared] - 1)
-    num_shared = np.bincount(labels.annotator[shared], minlength=num_annotators)
-    rates = np.bincount(labels.annotator[shared], agreed, num_annotators) / np.maximum(num_shared, 1)
+    agreed = (counts[unit, label] - 1)[shared] / (judged[shared] - 1)
+    num_shared = np.bincount(annotator[shared], minlength=num_annotators)
+    rates = np.bincount(annotator[shared], agreed, num_annotators) / np.maximum(num_shared, 1)
     usual = float(np.median(rates[num_shared > 0])) if shared.any() else 0.0
     signs = {}
-    for code, annotator in enumerate(labels.annotators):
-        said = []
+    for code, name in enumerate(labels.annotators):
+        words = []
         if num_shared[code]:
-            said.append(f"agrees with the others in {rates[code]:.0%} of {num_shared[code]} cases (usual: {usual:.0%})")
-        if right[annotator].value is not None:
-            said.append(f"is right on {right[annotator].value:.0%} of {right[annotator].n} gold items")
-        signs[annotator] = float(evidence[code]), " and ".join(said)
+            words.append(
+                f"agrees with the others in {rates[code]:.0%} of {num_shared[code]} cases (usual: {usual:.0%})"
+            )
+        if right[name].value is not None:
+            words.append(f"is right on {right[name].value:.0%} of {right[name].n} gold items")
+        signs[name] = float(evidence[code]), " and ".join(words)
     return signs
 
 
-def _left_sign(of_one: Sequence[Vote]) -> tuple[float, str]:
+def _left_sign(of_one: VoteTable) -> tuple[float, str]:
     """Whether the response shown leftmost wins far too often, or too seldom."""
-    decided = [vote.shown_ranks for vote in of_one if vote.shown_ranks.count(min(vote.ranks)) == 1]
-    if not decided:
+    shown = np.where(of_one.shown >= 0, of_one.shown_ranks, np.iinfo(np.int64).max)
+    best = shown == shown.min(axis=1, keepdims=True)
+    decided = best.sum(axis=1) == 1
+    total = int(decided.sum())
+    if not total:
         return 0.0, ""
-    left = sum(ranks[0] == min(ranks) for ranks in decided)
-    chance = math.fsum(1 / len(ranks) for ranks in decided) / len(decided)
-    p_value = binomtest(left, len(decided), chance).pvalue
-    expected = f"about {chance * len(decided):.0f} without a bias, p = {p_value:.1g}"
-    reason = f"chose the left response in {left} of {len(decided)} decided votes ({expected})"
-    return _shown_by_some(_off_chance(left, len(decided), chance)), reason
+    left = int(best[decided, 0].sum())
+    chance = math.fsum(1 / of_one.size[decided]) / total
+    p_value = binomtest(left, total, chance).pvalue
+    expected = f"about {chance * total:.0f} without a bias, p = {p_value:.1g}"
+    reason = f"chose the left response in {left} of {total} decided votes ({expected})"
+    return _shown_by_some(_off_chance(left, total, chance)), reason
 
 
-def _repeating_sign(of_one: Sequence[Vote], chance: Mapping[int, float]) -> tuple[float, str]:
+def _repeating_sign(of_one: VoteTable, chance: Mapping[int, float]) -> tuple[float, str]:
     """Whether answers follow upon each other by a rule. Votes on unlike numbers of responses are not compared."""
-    answers = [_answer(vote) for vote in of_one]
+    answers, size = _answers(of_one), of_one.size
     evidence, strongest = [], (-math.inf, "")
     for lag, before in LAGS.items():
-        compared = [(a, b) for a, b in zip(answers, answers[lag:], strict=False) if len(a[0]) == len(b[0])]
-        if not compared:
+        compared = size[lag:] == size[:-lag]
+        total = int(compared.sum())
+        if not total:
             continue
-        repeats = sum(a == b for a, b in compared)
-        by_chance = math.fsum(chance[len(a[0])] for a, _ in compared) / len(compared)
-        off = _off_chance(repeats, len(compared), by_chance)
+        repeats = int((answers[lag:] == answers[:-lag])[compared].sum())
+        by_chance = math.fsum(chance[each] for each in size[lag:][compared].tolist()) / total
+        off = _off_chance(repeats, total, by_chance)
         evidence.append(off)
         reason = (
-            f"gave the same answer as {before} in {repeats} of {len(compared)} votes "
-            f"(about {by_chance * len(compared):.0f} by chance)"
+            f"gave the same answer as {before} in {repeats} of {total} votes (about {by_chance * total:.0f} by chance)"
         )
         strongest = max(strongest, (off, reason))
     if not evidence:
@@ -233,19 +244,19 @@ def _repeating_sign(of_one: Sequence[Vote], chance: Mapping[int, float]) -> tupl
     return _shown_by_some(float(logsumexp(evidence)) - math.log(len(evidence))), strongest[1]
 
 
-def _chance_of_repeating(votes: Sequence[Vote]) -> dict[int, float]:
-    """Number of responses -> how often two votes of anybody are the same answer."""
-    answers: dict[int, Counter[Any]] = {}
-    for vote in votes:
-        answers.setdefault(len(vote.ranks), Counter()).update([_answer(vote)])
-    return {
-        size: math.fsum(count**2 for count in found.values()) / found.total() ** 2 for size, found in answers.items()
-    }
+def _chance_of_repeating(of_size: VoteTable) -> float:
+    """How often two votes of anybody on as many responses are the same answer."""
+    _, counts = np.unique(_answers(of_size), return_counts=True)
+    return float((counts.astype(np.float64) ** 2).sum()) / len(of_size) ** 2
 
 
-def _answer(vote: Vote) -> tuple[tuple[float, ...], bool]:
-    """What was pressed: the ranks from left to right, and whether all were bad."""
-    return middle_ranks(vote.shown_ranks), vote.both_bad
+def _answers(table: VoteTable) -> np.ndarray:
+    """What was pressed, as a number: how many responses are ranked better than each from left to right, and whether all
+    were bad."""
+    shown = np.where(table.shown >= 0, table.shown_ranks, np.iinfo(np.int64).max)
+    better = (shown[:, None, :] < shown[:, :, None]).sum(axis=2)
+    most = shown.shape[1]
+    return better @ (most ** np.arange(most)) * 2 + table.both_bad
 
 
 def _haste_sign(seconds: float | None, others: Sequence[float]) -> tuple[float, str]:

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import median
 
 import numpy as np
 
 from annotation.stats.estimates import Estimate, share
-from annotation.stats.votes import Vote, middle_ranks
+from annotation.stats.table import Votes, middle_of, table_of
 
 HOUR = 3600.0
 
@@ -48,26 +47,27 @@ class TimeLeft:
     note: str = ""
 
 
-def left_share(votes: Sequence[Vote], *, confidence: float = 0.95) -> Estimate:
+def left_share(votes: Votes, *, confidence: float = 0.95) -> Estimate:
     """How often the left response won, among votes on pairs that were no tie. One half is no bias. n counts votes."""
-    decided = [vote for vote in votes if len(vote.ranks) == 2 and vote.label != "tie"]
-    left = sum(vote.shown_ranks[0] < vote.shown_ranks[1] for vote in decided)
-    return share(left, len(decided), confidence=confidence)
+    table = table_of(votes)
+    lead = (table.shown_ranks[:, 1] - table.shown_ranks[:, 0])[table.size == 2]
+    return share(int((lead > 0).sum()), int((lead != 0).sum()), confidence=confidence)
 
 
-def mean_ranks_by_place(votes: Sequence[Vote]) -> dict[int, tuple[float, ...]]:
+def mean_ranks_by_place(votes: Votes) -> dict[int, tuple[float, ...]]:
     """Number of responses K -> mean rank of what was shown at each place from left to right, for rankings (K > 2).
 
     Ties get the mean of the ranks they share: without bias every place has (K + 1) / 2.
     """
-    by_size: dict[int, list[tuple[float, ...]]] = {}
-    for vote in votes:
-        if len(vote.ranks) > 2:
-            by_size.setdefault(len(vote.ranks), []).append(middle_ranks(vote.shown_ranks))
-    return {size: tuple(np.mean(by_size[size], axis=0).tolist()) for size in sorted(by_size)}
+    table = table_of(votes)
+    return {
+        size: tuple(middle_of(table.shown_ranks[rows, :size]).mean(axis=0).tolist())
+        for size, rows in table.by_size()
+        if size > 2
+    }
 
 
-def length_bias(votes: Sequence[Vote], lengths: Mapping[str, Sequence[int]], *, confidence: float = 0.95) -> Estimate:
+def length_bias(votes: Votes, lengths: Mapping[str, Sequence[int]], *, confidence: float = 0.95) -> Estimate:
     """How often the longer response won, among pairs of unlike length that were no tie. n counts items.
 
     Each item counts once, with the share of its votes: those who judge the same two texts are no independent trials.
@@ -78,74 +78,70 @@ def length_bias(votes: Sequence[Vote], lengths: Mapping[str, Sequence[int]], *, 
     Raises:
         ValueError: an item has no lengths, or another number of them than of ranks.
     """
-    by_item: dict[str, list[bool]] = {}
-    for vote in votes:
-        if len(lengths.get(vote.item, ())) != len(vote.ranks):
-            raise ValueError(
-                f"item {vote.item!r} has {len(lengths.get(vote.item, ()))} lengths for {len(vote.ranks)} responses; "
-                "give one for each"
-            )
-        of_item = lengths[vote.item]
-        for i, j in combinations(range(len(vote.ranks)), 2):
-            if of_item[i] != of_item[j] and vote.ranks[i] != vote.ranks[j]:
-                by_item.setdefault(vote.item, []).append((of_item[i] > of_item[j]) == (vote.ranks[i] < vote.ranks[j]))
-    return share(math.fsum(sum(won) / len(won) for won in by_item.values()), len(by_item), confidence=confidence)
+    table = table_of(votes)
+    won, decided = (np.zeros(len(table.items)) for _ in range(2))
+    for size, rows in table.by_size():
+        found, place = np.unique(table.item[rows], return_inverse=True)
+        names = [table.items[code] for code in found.tolist()]
+        for name in names:
+            if len(lengths.get(name, ())) != size:
+                raise ValueError(
+                    f"item {name!r} has {len(lengths.get(name, ()))} lengths for {size} responses; give one for each"
+                )
+        long = np.array([lengths[name] for name in names])[place]
+        ranks = table.ranks[rows]
+        for i, j in combinations(range(size), 2):
+            longer, better = np.sign(long[:, i] - long[:, j]), np.sign(ranks[:, j] - ranks[:, i])
+            np.add.at(decided, table.item[rows], (longer != 0) & (better != 0))
+            np.add.at(won, table.item[rows], (longer != 0) & (longer == better))
+    known = decided > 0
+    return share(math.fsum(won[known] / decided[known]), int(known.sum()), confidence=confidence)
 
 
-def tie_share(votes: Sequence[Vote], *, confidence: float = 0.95) -> Estimate:
+def tie_share(votes: Votes, *, confidence: float = 0.95) -> Estimate:
     """How often two responses were tied; of a ranking, the share of its pairs. n counts votes."""
-    tied = []
-    for vote in votes:
-        pairs = list(combinations(vote.ranks, 2))
-        tied.append(sum(i == j for i, j in pairs) / len(pairs))
-    return share(math.fsum(tied), len(tied), confidence=confidence)
+    table = table_of(votes)
+    tied = np.zeros(len(table))
+    for size, rows in table.by_size():
+        pairs = list(combinations(range(size), 2))
+        ranks = table.ranks[rows]
+        tied[rows] = sum(ranks[:, i] == ranks[:, j] for i, j in pairs) / len(pairs)
+    return share(math.fsum(tied), len(table), confidence=confidence)
 
 
-def both_bad_share(votes: Sequence[Vote], *, confidence: float = 0.95) -> Estimate:
+def both_bad_share(votes: Votes, *, confidence: float = 0.95) -> Estimate:
     """How often no response was good enough. n counts votes."""
-    return share(sum(vote.both_bad for vote in votes), len(votes), confidence=confidence)
+    table = table_of(votes)
+    return share(int(table.both_bad.sum()), len(table), confidence=confidence)
 
 
-def pace(votes: Sequence[Vote]) -> Pace:
+def pace(votes: Votes) -> Pace:
     """How fast these votes were given."""
-    seconds = [vote.active_ms / 1000 for vote in votes if vote.active_ms > 0]
-    if not seconds:
+    table = table_of(votes)
+    seconds = table.active_ms[table.active_ms > 0] / 1000
+    if not len(seconds):
         return Pace(0, None, None)
-    return Pace(len(seconds), median(seconds), len(seconds) * HOUR / math.fsum(seconds))
+    return Pace(len(seconds), float(np.median(seconds)), len(seconds) * HOUR / math.fsum(seconds))
 
 
-def pace_by_annotator(votes: Sequence[Vote]) -> dict[str, Pace]:
+def pace_by_annotator(votes: Votes) -> dict[str, Pace]:
     """Annotator (sorted) -> how fast their votes were given."""
-    by_annotator: dict[str, list[Vote]] = {}
-    for vote in votes:
-        by_annotator.setdefault(vote.annotator, []).append(vote)
-    return {annotator: pace(by_annotator[annotator]) for annotator in sorted(by_annotator)}
+    return {annotator: pace(own) for annotator, own in table_of(votes).by_annotator.items()}
 
 
-def pace_over_time(votes: Sequence[Vote], *, every: float = HOUR) -> list[tuple[float, Pace]]:
-    """(begin, pace) of each stretch of `every` seconds, from the first vote's to the last one's without gaps."""
-    by_stretch: dict[int, list[Vote]] = {}
-    for vote in votes:
-        by_stretch.setdefault(math.floor(vote.at / every), []).append(vote)
-    if not by_stretch:
-        return []
-    stretches = range(min(by_stretch), max(by_stretch) + 1)
-    return [(stretch * every, pace(by_stretch.get(stretch, []))) for stretch in stretches]
-
-
-def time_left(votes: Sequence[Vote], remaining: int, *, now: float, hours: float = 24.0) -> TimeLeft:
-    """When `remaining` more votes will be in.
+def time_left(first: float | None, lately: int, remaining: int, *, now: float, hours: float = 24.0) -> TimeLeft:
+    """When `remaining` more votes will be in, at the pace of the last hours, nights and pauses included.
 
     Args:
-        votes: those that came in; the pace is that of the last `hours`, nights and pauses included, or of the time
-            since the first vote where that is shorter.
+        first: when the first vote came in, in seconds since 1970; the pace is of the time since then where that is
+            shorter. None where there is none.
+        lately: votes of the last `hours`.
         remaining: votes that are still wanted.
         now: seconds since 1970.
         hours: how far back to look.
     """
-    first = min((vote.at for vote in votes), default=now)
+    first = now if first is None else first
     begin = max(first, now - hours * HOUR)
-    lately = sum(begin <= vote.at <= now for vote in votes)
     if begin == first and begin > now - hours * HOUR:
         lately -= 1  # the clock starts with the first vote
     passed = (now - begin) / HOUR

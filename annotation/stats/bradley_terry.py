@@ -15,7 +15,8 @@ from itertools import combinations
 import numpy as np
 from scipy import optimize
 
-from annotation.stats.votes import Vote
+from annotation.stats.labels import codes
+from annotation.stats.table import Votes, VoteTable, table_of
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class Duels:
     """Pairs of responses as annotators saw them; all `[duels]`.
 
     Attributes:
+        vote: place of the vote, in rising order.
         left, right: indices of what was shown left and right.
         annotator: index of who judged.
         left_won: 1, 0, or one half for a tie.
     """
 
+    vote: np.ndarray
     left: np.ndarray
     right: np.ndarray
     annotator: np.ndarray
@@ -58,7 +61,7 @@ class Duels:
 
 
 def fit_bradley_terry(
-    votes: Sequence[Vote],
+    votes: Votes,
     names: Mapping[str, Sequence[Hashable]] | None = None,
     *,
     penalty: float = 1.0,
@@ -80,7 +83,7 @@ def fit_bradley_terry(
     """
     if not penalty > 0:
         raise ValueError(f"penalty is {penalty}; use more than 0, or strengths and sharpness have no scale")
-    if not votes:
+    if not len(votes):
         raise ValueError("there are no votes; judge some items first")
     known, annotators, duels = duels_of(votes, names)
     num_names, num_annotators = len(known), len(annotators)
@@ -109,7 +112,7 @@ def fit_bradley_terry(
 
 
 def duels_of(
-    votes: Sequence[Vote], names: Mapping[str, Sequence[Hashable]] | None = None
+    votes: Votes, names: Mapping[str, Sequence[Hashable]] | None = None
 ) -> tuple[tuple[Hashable, ...], tuple[str, ...], Duels]:
     """The names compared, the annotators (sorted), and every pair of every vote in the order shown.
 
@@ -118,39 +121,61 @@ def duels_of(
     Raises:
         ValueError: an item has no names, or another number of them than of ranks.
     """
-    code_of_name: dict[Hashable, int] = {}
-    annotators = tuple(sorted({vote.annotator for vote in votes}))
-    code_of_annotator = {annotator: code for code, annotator in enumerate(annotators)}
-    rows = []
-    for vote in votes:
-        of_item = names_of(vote, names)
-        codes = [code_of_name.setdefault(name, len(code_of_name)) for name in of_item]
-        annotator = code_of_annotator[vote.annotator]
-        for left, right in combinations(vote.shown_order, 2):
-            if codes[left] != codes[right]:
-                won = 0.5 if vote.ranks[left] == vote.ranks[right] else float(vote.ranks[left] < vote.ranks[right])
-                rows.append((codes[left], codes[right], annotator, won))
-    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    whole = table[:, :3].astype(np.int64)
-    duels = Duels(left=whole[:, 0], right=whole[:, 1], annotator=whole[:, 2], left_won=table[:, 3])
-    return tuple(code_of_name), annotators, duels
+    table = table_of(votes)
+    known, index = _codes_of_names(table, names)
+    parts = []
+    for size, rows in table.by_size():
+        of_row, ranks, shown = index[table.item[rows]], table.ranks[rows], table.shown[rows]
+        for i, j in combinations(range(size), 2):
+            left, right = shown[:, i], shown[:, j]
+            at = np.arange(len(rows))
+            won = 0.5 + 0.5 * np.sign(ranks[at, right] - ranks[at, left])
+            parts.append((rows, of_row[at, left], of_row[at, right], won))
+    if not parts:
+        parts.append((np.zeros(0, dtype=np.int64),) * 4)
+    row, left, right, won = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(row, kind="stable")
+    order = order[left[order] != right[order]]
+    present, annotator = np.unique(table.annotator, return_inverse=True)
+    annotators = tuple(table.annotators[number] for number in present.tolist())
+    duels = Duels(
+        vote=row[order], left=left[order], right=right[order], annotator=annotator[row[order]], left_won=won[order]
+    )
+    return known, annotators, duels
 
 
-def names_of(vote: Vote, names: Mapping[str, Sequence[Hashable]] | None) -> Sequence[Hashable]:
-    """What each response of a vote's item is a try of, by position; by itself (item, position) without names.
+def _codes_of_names(
+    table: VoteTable, names: Mapping[str, Sequence[Hashable]] | None
+) -> tuple[tuple[Hashable, ...], np.ndarray]:
+    """All names, and the index of each response's `[items, most]`; by themselves (item, position) without names.
 
     Raises:
-        ValueError: the item has no names, or another number of them than of ranks.
+        ValueError: an item has no names, or another number of them than of ranks.
     """
+    items, rows = np.unique(table.item, return_index=True)
+    of_items = [table.items[item] for item in items.tolist()]
+    sizes = table.size[rows].tolist()
+    found = [_names(item, size, names) for item, size in zip(of_items, sizes, strict=True)]
+    # many items have the same names: each combination is looked at once
+    together = tuple(dict.fromkeys(found))
+    known = tuple(dict.fromkeys(name for of_item in together for name in of_item))
+    number = {name: place for place, name in enumerate(known)}
+    most = table.ranks.shape[1]
+    numbered = [[number[name] for name in of_item] + [0] * (most - len(of_item)) for of_item in together]
+    index = np.zeros((len(table.items), most), dtype=np.int64)
+    index[items] = np.array(numbered, dtype=np.int64).reshape(-1, most)[codes(found, together)]
+    return known, index
+
+
+def _names(item: str, size: int, names: Mapping[str, Sequence[Hashable]] | None) -> tuple[Hashable, ...]:
+    """What each response of an item is a try of, by position."""
     if names is None:
-        return [(vote.item, position) for position in range(len(vote.ranks))]
-    if vote.item not in names:
-        raise ValueError(f"item {vote.item!r} has votes but no names; name what each of its responses comes from")
-    if len(names[vote.item]) != len(vote.ranks):
-        raise ValueError(
-            f"item {vote.item!r} has {len(names[vote.item])} names for {len(vote.ranks)} responses; give one for each"
-        )
-    return names[vote.item]
+        return tuple((item, place) for place in range(size))
+    if item not in names:
+        raise ValueError(f"item {item!r} has votes but no names; name what each of its responses comes from")
+    if len(names[item]) != size:
+        raise ValueError(f"item {item!r} has {len(names[item])} names for {size} responses; give one for each")
+    return tuple(names[item])
 
 
 def penalised_loss(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from scipy import sparse
 
-from annotation.stats.votes import Labels
+from annotation.stats.labels import Labels
 
 # Stands for probability 0 under a logarithm.
 SMALLEST = 1e-300
@@ -74,7 +75,7 @@ def fit_dawid_skene(
     converged = False
     for _ in range(max_rounds):
         # 1. frequencies from the posterior (equations 2.3 and 2.4)
-        priors = posterior.mean(axis=0)
+        priors = np.ones(num_units) @ posterior / num_units
         expected = (answers_of_annotators @ posterior).reshape(num_annotators, num_classes, num_classes)
         expected = expected.transpose(0, 2, 1) + before
         seen = expected.sum(axis=2, keepdims=True)
@@ -83,9 +84,9 @@ def fit_dawid_skene(
         log_confusion = np.log(np.maximum(confusion, SMALLEST))
         by_answer = log_confusion.transpose(0, 2, 1).reshape(num_annotators * num_classes, num_classes)
         joint = answers @ by_answer + np.log(np.maximum(priors, SMALLEST))
-        best = joint.max(axis=1, keepdims=True)
+        best = reduce(np.maximum, joint.T)[:, None]
         scaled = np.exp(joint - best)
-        total = scaled.sum(axis=1, keepdims=True)
+        total = (scaled @ np.ones(num_classes))[:, None]
         posterior = scaled / total
         trace.append(float((best + np.log(total)).sum() + (before * log_confusion).sum()))
         if len(trace) > 1 and trace[-1] - trace[-2] <= tolerance * len(labels.label):

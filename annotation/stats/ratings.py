@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import choix
 import numpy as np
@@ -16,7 +17,8 @@ from scipy import sparse
 
 from annotation.stats.bradley_terry import duels_of
 from annotation.stats.estimates import bootstrap, interval
-from annotation.stats.votes import Vote
+from annotation.stats.labels import codes
+from annotation.stats.table import Votes, VoteTable, table_of
 
 POINTS_PER_NAT = 400 / math.log(10)
 
@@ -54,7 +56,7 @@ class Ratings:
 
 
 def rate_policies(
-    votes: Sequence[Vote],
+    votes: Votes,
     policies: Mapping[str, Sequence[str]],
     *,
     prompts: Mapping[str, str] | None = None,
@@ -81,33 +83,27 @@ def rate_policies(
     """
     if not prior_ties > 0:
         raise ValueError(f"prior_ties is {prior_ties}; use more than 0, or a policy that never lost has no rating")
-    prompt_of_item = {vote.item: vote.item for vote in votes} if prompts is None else prompts
-    code_of_prompt: dict[str, int] = {}
-    prompt_of_duel: list[int] = []
-    for vote in votes:
-        if vote.item not in prompt_of_item:
-            raise ValueError(f"item {vote.item!r} has votes but no prompt; give prompts of all items, or none")
-        code = code_of_prompt.setdefault(prompt_of_item[vote.item], len(code_of_prompt))
-        prompt_of_duel.extend([code] * _num_duels(vote, policies))
-    known, _, duels = duels_of(votes, policies)
+    table = table_of(votes)
+    prompt, num_prompts = _prompts(table, prompts)
+    known, _, duels = duels_of(table, policies)
     size = len(known)
     if len(duels.left_won) == 0:
         raise ValueError("no two policies met; vote on items whose responses come from different policies")
-    prompt = np.array(prompt_of_duel)
     # [prompts, policies²], wins of the row's policy over the column's
     won = np.concatenate([duels.left_won, 1 - duels.left_won])
     cell = np.concatenate([duels.left * size + duels.right, duels.right * size + duels.left])
-    by_prompt = sparse.csr_matrix(
-        (won, (np.concatenate([prompt, prompt]), cell)), shape=(len(code_of_prompt), size * size)
-    )
+    of_duel = prompt[table.item[duels.vote]]
+    by_prompt = sparse.csr_array((won, (np.concatenate([of_duel, of_duel]), cell)), shape=(num_prompts, size * size))
     wins = np.asarray(by_prompt.sum(axis=0)).reshape(size, size)
     strengths = _strengths(wins, prior_ties)
 
+    kinds, kind = _kinds(by_prompt)
+
     def resampled(weights: np.ndarray) -> np.ndarray:
-        sampled = np.asarray(weights @ by_prompt).reshape(-1, size, size)
+        sampled = np.asarray(weights @ kinds).reshape(-1, size, size)
         return np.array([_strengths(sample, prior_ties, strengths) for sample in sampled])
 
-    samples = bootstrap(resampled, len(code_of_prompt), resamples=resamples, seed=seed)
+    samples = bootstrap(kind, resampled, resamples=resamples, seed=seed)
     met = np.rint(wins + wins.T).astype(int)
     ratings = []
     for code, policy in enumerate(known):
@@ -135,7 +131,30 @@ def _strengths(wins: np.ndarray, prior_ties: float, start: np.ndarray | None = N
     return np.asarray(found - found.mean())
 
 
-def _num_duels(vote: Vote, policies: Mapping[str, Sequence[str]]) -> int:
-    """Pairs of the vote's responses that come from different policies."""
-    of_item = policies.get(vote.item, ())
-    return sum(of_item[i] != of_item[j] for i in range(len(of_item)) for j in range(i))
+def _kinds(rows: sparse.csr_array) -> tuple[sparse.csr_array, np.ndarray]:
+    """The different rows, and which of them each row is, as `kinds_of` of rows without zeros."""
+    rows.sort_indices()
+    code: dict[tuple[bytes, bytes], int] = {}
+    first, kind = [], []
+    for number, (begin, end) in enumerate(pairwise(rows.indptr.tolist())):
+        content = rows.indices[begin:end].tobytes(), rows.data[begin:end].tobytes()
+        if content not in code:
+            code[content] = len(code)
+            first.append(number)
+        kind.append(code[content])
+    return rows[first], np.array(kind)
+
+
+def _prompts(table: VoteTable, prompts: Mapping[str, str] | None) -> tuple[np.ndarray, int]:
+    """`[items]`, the index of each item's prompt, of those with votes; and how many prompts these are."""
+    items = np.unique(table.item)
+    of_items = [table.items[item] for item in items.tolist()]
+    if prompts is not None:
+        for name in of_items:
+            if name not in prompts:
+                raise ValueError(f"item {name!r} has votes but no prompt; give prompts of all items, or none")
+        of_items = [prompts[name] for name in of_items]
+    known = tuple(dict.fromkeys(of_items))
+    index = np.zeros(len(table.items), dtype=np.int64)
+    index[items] = codes(of_items, known)
+    return index, len(known)

@@ -224,6 +224,23 @@ def test_a_manager_writes_guidelines_and_the_audit_says_who(as_role, store: Stor
     assert newest.actor_id == service.annotator_of(tokens["manager"]).id
 
 
+def test_the_head_of_the_dashboard_comes_before_the_statistics(as_role) -> None:
+    client = as_role("manager")
+    config = client.get("/admin/config").json()
+    (chosen,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == "campaign")
+    fillers = [each for each in config["dependencies"] if each["inputs"] == [chosen]]
+    by_event = [each for each in fillers if [chosen, "input"] in each["targets"]]
+    (ahead,) = (each for each in by_event if len(each["outputs"]) == 2)
+    _, head = call(client, ahead["id"], [1]).json()["data"]
+    assert head.count('class="card"') == 4
+    everything = next(each for each in fillers if each["trigger_after"] == ahead["id"])
+    assert set(ahead["outputs"]) < set(everything["outputs"])
+    filled = call(client, everything["id"], [1]).json()["data"]
+    whole = filled[everything["outputs"].index(ahead["outputs"][1])]
+    assert whole.startswith(head.removesuffix("</div>"))
+    assert whole.count('class="card"') == 6
+
+
 def test_a_mistake_is_told_in_words_and_as_text(as_role) -> None:
     client = as_role("manager")
     function = function_named(client, "gold.mark")

@@ -10,15 +10,19 @@ import time
 import zipfile
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from annotation import campaigns, managing
 from annotation.admin.words import LANGUAGES, language_of, words_in
 from annotation.cards import show
-from annotation.dashboard import Dashboard, Figures, Table, per_day, tables
+from annotation.dashboard import Dashboard, Figures
+from annotation.figure_tables import Table, tables
+from annotation.importing import import_comparisons
 from annotation.plots import PLOTS, draw_plot
 from annotation.records import Judgment, Said
+from annotation.reliability import per_day
 from annotation.routes.manage import csv_answer
 from annotation.service import AnnotationService
 from annotation.store import Store
@@ -188,9 +192,75 @@ def test_figures_are_kept_for_half_a_minute_and_forgotten_when_asked(desk: Desk,
     assert dashboard.figures(1).answers.rankings == 2
 
 
+def test_statistics_are_computed_again_only_where_something_was_said_or_changed(desk: Desk, store: Store) -> None:
+    first, second = desk.add(comparison(1), comparison(2))
+    (elsewhere,) = desk.add(comparison(3), campaign="other")
+    desk.say(first, "ann", created_at=999.0)
+    now = [1000.0]
+    dashboard = Dashboard(store, clock=lambda: now[0])
+    before = dashboard.figures(1)
+    desk.say(elsewhere, "ann")
+    import_comparisons(store, [comparison(4)])
+    now[0] += 3600
+    same = dashboard.figures(1)
+    assert same.workers is before.workers
+    assert (same.at, same.overview.items, same.pace.last_hour) == (4600.0, 3, 0)
+    dashboard.forget(1)
+    assert dashboard.figures(1).workers is before.workers
+    managing.mark_gold(store, 1, {first: (1, 2)}, by=None, at=6.0)
+    dashboard.forget(1)
+    assert dashboard.figures(1).workers[0].gold.n == 1
+    desk.say(second, "bob")
+    dashboard.forget(1)
+    assert {each.annotator for each in dashboard.figures(1).workers} == {"ann", "bob"}
+
+
+def test_the_overview_is_known_before_the_votes_are_read(desk: Desk, store: Store) -> None:
+    items = desk.add(*(comparison(number) for number in range(1, 4)))
+    for item_id, hours in zip(items, (30, 2, 0), strict=True):
+        desk.say(item_id, "ann", created_at=1_000_000 - 3600.0 * hours)
+    desk.say(items[0], "eve", role="adjudication", created_at=1_000_000.0)
+    dashboard = Dashboard(store, clock=lambda: 1_000_000.0)
+    asked: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    sa.event.listen(store.engine, "before_cursor_execute", note)
+    overview, pace = dashboard.overview(1)
+    sa.event.remove(store.engine, "before_cursor_execute", note)
+    assert asked
+    assert not any("ranks" in statement for statement in asked)
+    figures = dashboard.figures(1)
+    assert (figures.overview, figures.pace) == (overview, pace)
+    # of the last 24 hours two, one of them in the last hour
+    assert (pace.last_hour, pace.per_hour) == (1, pytest.approx(2 / 24))
+
+
+def test_a_live_ranking_is_a_vote_and_no_part_of_the_pace(desk: Desk, dashboard: Dashboard) -> None:
+    planned, live = desk.add(comparison(1), comparison(2))
+    desk.say(planned, "ann", created_at=900.0)
+    desk.say(live, "ann", role="live", created_at=900.0)
+    figures = dashboard.figures(1)
+    assert (figures.answers.live, figures.pace.last_hour, figures.bias.ties.n) == (1, 1, 2)
+
+
+def test_items_of_two_and_of_three_responses_are_read_together(desk: Desk, dashboard: Dashboard) -> None:
+    pair, three = desk.add(comparison(1), comparison(2, 3))
+    for who in ("ann", "bob"):
+        desk.say(pair, who, (2, 1), shown_order=[1, 0])
+        desk.say(three, who, (1, 2, 3), shown_order=[2, 0, 1])
+    bias = dashboard.figures(1).bias
+    assert (bias.left.value, bias.left.n) == (1.0, 2)
+    assert bias.mean_ranks == {3: (3.0, 1.0, 2.0)}
+    # all four pairs agree
+    assert dashboard.figures(1).agreement.share.value == 1.0
+
+
 def test_a_campaign_that_is_not_there_is_named(dashboard: Dashboard) -> None:
-    with pytest.raises(campaigns.CampaignError, match="no campaign 7"):
-        dashboard.figures(7)
+    for look in (dashboard.figures, dashboard.overview):
+        with pytest.raises(campaigns.CampaignError, match="no campaign 7"):
+            look(7)
 
 
 def test_days_without_judgments_are_days_too(desk: Desk, dashboard: Dashboard) -> None:
@@ -200,7 +270,7 @@ def test_days_without_judgments_are_days_too(desk: Desk, dashboard: Dashboard) -
         desk.say(item_id, "ann", created_at=noon + days * DAY)
     counted = dashboard.figures(1).per_day
     assert counted == (("2026-03-27", 2), ("2026-03-28", 0), ("2026-03-29", 0), ("2026-03-30", 1))
-    assert per_day([]) == ()
+    assert per_day(np.zeros(0)) == ()
 
 
 def test_agreement_over_time_is_by_the_day_of_an_items_last_vote(desk: Desk, dashboard: Dashboard) -> None:

@@ -18,7 +18,8 @@ from annotation.stats.agreement import (
     preference_alpha,
     strength_alpha,
 )
-from annotation.stats.votes import Vote, labels_of
+from annotation.stats.labels import labels_of
+from annotation.stats.votes import Vote
 from tests.annotation.crowd import crowd, pair, votes_table
 
 # Four observers and twelve units (Krippendorff 2011, "Computing Krippendorff's alpha-reliability"); 0 is missing.

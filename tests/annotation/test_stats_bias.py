@@ -15,7 +15,6 @@ from annotation.stats.bias import (
     mean_ranks_by_place,
     pace,
     pace_by_annotator,
-    pace_over_time,
     tie_share,
     time_left,
 )
@@ -116,28 +115,18 @@ def test_pace_by_hand() -> None:
     assert (pace([]).votes, pace([]).median_seconds, pace([]).items_per_hour) == (0, None, None)
 
 
-def test_pace_by_annotator_and_over_time() -> None:
+def test_pace_by_annotator() -> None:
     votes = [
-        pair("0", "b", "first", active_ms=5000, at=7200.0),
-        pair("1", "a", "first", active_ms=9000, at=7201.0),
-        pair("2", "b", "first", active_ms=7000, at=14_399.9),
+        pair("0", "b", "first", active_ms=5000),
+        pair("1", "a", "first", active_ms=9000),
+        pair("2", "b", "first", active_ms=7000),
     ]
     assert {name: found.median_seconds for name, found in pace_by_annotator(votes).items()} == {"a": 9.0, "b": 6.0}
-    assert [(begin, found.votes) for begin, found in pace_over_time(votes)] == [(7200.0, 2), (10_800.0, 1)]
-    assert [(begin, found.votes) for begin, found in pace_over_time(votes, every=1800)] == [
-        (7200.0, 2),
-        (9000.0, 0),
-        (10_800.0, 0),
-        (12_600.0, 1),
-    ]
-    assert pace_over_time([]) == []
 
 
 def test_time_left_is_what_is_left_over_the_pace_of_the_last_hours() -> None:
     hour = 3600.0
-    old = [pair(f"old {n}", "a", "first", at=n * 1.0) for n in range(500)]
-    lately = [pair(f"new {n}", "a", "first", at=100 * hour - n * 60) for n in range(60)]
-    found = time_left([*old, *lately], 120, now=100 * hour, hours=10)
+    found = time_left(0.0, 60, 120, now=100 * hour, hours=10)
     # 60 votes in 10 hours
     assert found.votes_per_hour == pytest.approx(6)
     assert found.hours == pytest.approx(20)
@@ -145,22 +134,20 @@ def test_time_left_is_what_is_left_over_the_pace_of_the_last_hours() -> None:
 
 
 def test_a_young_campaign_counts_from_its_first_vote() -> None:
-    votes = [pair(str(n), "a", "first", at=1000 + 60.0 * n) for n in range(31)]
-    found = time_left(votes, 60, now=1000 + 1800.0)
-    # one vote a minute
+    found = time_left(1000.0, 31, 60, now=1000 + 1800.0)
+    # thirty after the first in half an hour
     assert found.votes_per_hour == pytest.approx(60)
     assert found.hours == pytest.approx(1)
 
 
 def test_without_a_pace_there_is_no_time_left_but_words() -> None:
-    for votes in ([], [pair("0", "a", "first", at=5.0)]):
-        found = time_left(votes, 10, now=10.0)
+    for first, lately in ((None, 0), (5.0, 1)):
+        found = time_left(first, lately, 10, now=10.0)
         assert (found.hours, found.at) == (None, None)
         assert found.note == "no pace yet: no two votes in the last 24 hours"
-    stale = [pair(str(n), "a", "first", at=float(n)) for n in range(9)]
-    assert time_left(stale, 1, now=90 * 3600.0).hours is None
+    assert time_left(0.0, 0, 1, now=90 * 3600.0).hours is None
 
 
 def test_nothing_left_is_done_now() -> None:
-    assert time_left([], 0, now=10.0).at == 10.0
-    assert np.isfinite(time_left([pair("0", "a", "first", at=5.0)], 0, now=10.0).votes_per_hour)
+    assert time_left(None, 0, 0, now=10.0).at == 10.0
+    assert np.isfinite(time_left(5.0, 1, 0, now=10.0).votes_per_hour)

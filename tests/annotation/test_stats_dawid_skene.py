@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation.stats.dawid_skene import fit_dawid_skene
-from annotation.stats.votes import Labels, labels_of, pair_labels
+from annotation.stats.labels import Labels, labels_of
+from annotation.stats.table import pair_labels
 from tests.annotation.crowd import crowd, votes_table
 
 # Dawid & Skene 1979, table 1: how 45 patients were graded, by the first anaesthetist three times, by four others once.

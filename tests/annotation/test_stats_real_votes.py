@@ -26,7 +26,8 @@ from annotation.stats.bias import left_share, length_bias, tie_share
 from annotation.stats.bradley_terry import fit_bradley_terry
 from annotation.stats.dawid_skene import fit_dawid_skene
 from annotation.stats.ratings import rate_policies
-from annotation.stats.votes import Vote, pair_labels
+from annotation.stats.table import pair_labels
+from annotation.stats.votes import Vote
 
 FOLDER = Path(__file__).resolve().parents[2] / os.environ.get("RLHF_REAL_DATA", "../shared/data") / "annotations"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no real data: set RLHF_REAL_DATA to its folder")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from itertools import combinations
 
 import numpy as np
@@ -7,16 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.stats.votes import (
-    PAIR_CLASSES,
-    Vote,
-    label_of,
-    labels_of,
-    middle_ranks,
-    pair_labels,
-    ranks_of,
-    strength_labels,
-)
+from annotation.stats.labels import labels_of
+from annotation.stats.table import middle_of, pair_labels, strength_labels, table_of
+from annotation.stats.votes import PAIR_CLASSES, Vote, label_of, middle_ranks, ranks_of
 from tests.annotation.crowd import pair, votes_table
 
 
@@ -147,3 +141,51 @@ def test_no_votes_are_no_labels() -> None:
     labels = pair_labels([])
     assert labels.items == labels.units == labels.annotators == ()
     assert labels.counts().shape == (0, 3)
+
+
+@given(votes=rankings(st.integers(2, 4)))
+@settings(deadline=None, max_examples=60)
+def test_a_table_holds_the_votes_it_was_made_of(votes: list[Vote]) -> None:
+    votes = [
+        dataclasses.replace(vote, strength=None if n % 3 else float(n), both_bad=n % 2 == 0, active_ms=n, at=0.5 * n)
+        for n, vote in enumerate(votes)
+    ]
+    table = table_of(votes)
+    assert table_of(table) is table
+    assert [table.vote(row) for row in range(len(table))] == votes
+    assert [tuple(row[:size]) for row, size in zip(table.shown_ranks.tolist(), table.size, strict=True)] == [
+        vote.shown_ranks for vote in votes
+    ]
+    found = {name: [own.vote(row) for row in range(len(own))] for name, own in table.by_annotator.items()}
+    assert [*found] == sorted(found)
+    assert found == {name: [vote for vote in votes if vote.annotator == name] for name in found}
+    of_size = [(size, [table.vote(row) for row in rows]) for size, rows in table.by_size()]
+    assert of_size == [(size, [vote for vote in votes if len(vote.ranks) == size]) for size, _ in of_size]
+
+
+def test_some_votes_of_a_table_have_labels_of_their_own() -> None:
+    votes = [pair("0", "a", "first"), pair("1", "b", "tie"), pair("1", "c", "second"), pair("2", "c", "first")]
+    some = table_of(votes).where(np.array([False, False, True, True]))
+    labels = pair_labels(some)
+    assert (labels.items, labels.annotators) == (("1", "2"), ("c",))
+    assert np.array_equal(labels.label, pair_labels(votes[2:]).label)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"shown": np.array([[0, 1], [1, 1]])}, "each position from 0 to 1 once"),
+        ({"shown": np.array([[0, 1], [0, -1]])}, "two or more responses"),
+        ({"strength": np.array([np.nan, -1.0])}, "strength is -1.0 for item '1'"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_refused(changes: dict[str, np.ndarray], message: str) -> None:
+    table = table_of([pair("0", "a", "first"), pair("1", "a", "tie")])
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(table, **changes)
+
+
+@given(ranks=st.lists(st.integers(1, 4), min_size=2, max_size=5))
+@settings(deadline=None)
+def test_middle_ranks_of_many_are_those_of_each(ranks: list[int]) -> None:
+    assert middle_of(np.array([ranks])).tolist() == [list(middle_ranks(ranks))]
