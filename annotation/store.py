@@ -172,9 +172,11 @@ class Store:
             try:
                 with self.writing() as connection:
                     return action(connection)
-            except sa.exc.IntegrityError:
-                continue
-        raise StoreBusy("others keep writing the same rows; try again")
+            except sa.exc.IntegrityError as error:
+                if not _is_of_same_key(error):
+                    raise
+                last = error
+        raise StoreBusy("others keep writing the same rows; try again") from last
 
     def close(self) -> None:
         """Close all connections; those in use by another thread get a moment to come back."""
@@ -342,6 +344,12 @@ def _named_troubles() -> Iterator[None]:
             raise StoreFull("the database has no room left; free some") from error
         reason = str(error.orig).strip().partition("\n")[0]
         raise StoreBusy(f"the database did not answer in time or is away ({reason}); try again") from error
+
+
+def _is_of_same_key(error: sa.exc.IntegrityError) -> bool:
+    if isinstance(error.orig, sqlite3.IntegrityError):
+        return error.orig.sqlite_errorcode in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+    return getattr(error.orig, "sqlstate", None) == "23505"
 
 
 def _raise_sqlite_trouble(error: sa.exc.OperationalError, reason: sqlite3.OperationalError) -> None:

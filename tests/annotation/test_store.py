@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from annotation.records import Judgment, Said
-from annotation.store import VERSION_TABLE, Store, StoreBusy, StoreError, file_system
+from annotation.store import CONFLICT_TRIES, VERSION_TABLE, Store, StoreBusy, StoreError, file_system
 from annotation.tables import metadata
 
 
@@ -106,6 +106,26 @@ def test_a_store_that_is_held_by_another_says_so_and_goes_on_later(tmp_path: Pat
         assert connection.execute(sa.text("SELECT count(*) FROM annotator")).scalar() == 0
     other.close()
     store.close()
+
+
+def test_a_write_is_tried_again_only_where_another_one_wrote_the_same_key(store: Store) -> None:
+    tries: list[str] = []
+
+    def write(statement: str) -> None:
+        def action(connection: sa.Connection) -> None:
+            tries.append(statement)
+            connection.execute(sa.text(statement))
+
+        store.write(action)
+
+    write("INSERT INTO prompt VALUES ('p', '[]')")
+    with pytest.raises(StoreBusy, match="the same rows") as busy:
+        write("INSERT INTO prompt VALUES ('p', '[]')")
+    assert isinstance(busy.value.__cause__, sa.exc.IntegrityError)
+    assert len(tries) == 1 + CONFLICT_TRIES
+    with pytest.raises(sa.exc.IntegrityError, match=r"(?i)foreign key"):
+        write("INSERT INTO completion (item_id, position, text, sampling) VALUES (9, 0, '', '{}')")
+    assert len(tries) == 2 + CONFLICT_TRIES
 
 
 def test_a_later_version_is_refused_and_left_as_it_is(url: str) -> None:
