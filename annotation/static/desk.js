@@ -20,8 +20,8 @@ export class Desk {
   /**
    * @param clock how long someone has been at work in this tab.
    * @param voice what is said in passing.
-   * @param view told of changes: `met()` the annotator is known, `shown(previous)` another card lies in front, `arrived(card)`
-   *   one lies ready behind it, `painted()` anything else.
+   * @param view told of changes: `met()` the annotator is known, `shown()` another card lies in front, `arrived(card)` one lies
+   *   ready behind it, `refused(body)` a judgment was not taken, `painted()` anything else.
    */
   constructor(clock, voice, view) {
     this.clock = clock;
@@ -72,7 +72,7 @@ export class Desk {
     if (mode === this.mode) return;
     this.mode = mode;
     this.looked = false;
-    this.view.shown(null);
+    this.view.shown();
     this.sync();
   }
 
@@ -145,6 +145,7 @@ export class Desk {
       },
       refused: (entry, error) => {
         this.voice.notice(t("said.not_saved", { said: entry.said, why: error.message }));
+        this.view.refused(entry.body);
         this.view.painted();
         missed = true;
       },
@@ -189,7 +190,7 @@ export class Desk {
       // an answer that was on its way while this one was asked for may have brought or judged it
       if (ids().includes(card.item_id)) continue;
       this.queues[mode].push(card);
-      if (mode === this.mode && this.cards.length === 1) this.view.shown(null);
+      if (mode === this.mode && this.cards.length === 1) this.view.shown();
       else this.view.arrived(card);
     }
     if (mode === this.mode) this.looked = true;
@@ -222,8 +223,8 @@ export class Desk {
   /** Put a card in front, with what was said of it before. */
   put(card, previous) {
     this.mode = card.kind === "adjudication" ? "adjudication" : "work";
-    this.queues[this.mode] = [card, ...this.cards.filter((other) => other.item_id !== card.item_id)];
-    this.view.shown(previous);
+    this.queues[this.mode] = [{ ...card, previous }, ...this.cards.filter((other) => other.item_id !== card.item_id)];
+    this.view.shown();
   }
 
   /** The card in front has been judged. */
@@ -234,7 +235,7 @@ export class Desk {
     this.outbox.add({ client: this.client, id: crypto.randomUUID(), item_id: card.item_id, ...judgment, active_ms }, said);
     this.looked = false;
     this.voice.say(t("said.saving", { said }));
-    this.view.shown(null);
+    this.view.shown();
     this.sync();
   }
 
@@ -278,7 +279,7 @@ export class Desk {
       for (const mode of Object.keys(this.queues)) this.queues[mode] = this.queues[mode].filter((card) => !lost.includes(card.item_id));
       if (wasShown) {
         this.voice.notice(t("lease.lost"));
-        this.view.shown(null);
+        this.view.shown();
       }
     } catch {
       // the loop meets the same trouble, and speaks of it

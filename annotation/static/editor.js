@@ -7,8 +7,8 @@ import { t } from "./words.js";
 const PAUSE_MS = 250; // in typing, before the changes are looked at
 
 /**
- * Open the editor in a response's card. `compare(old, new)` gives the parts of the difference; `typed(text)` is told
- * of every change; `save(text)` and `leave(text)` end it.
+ * Open the editor in a response's card. `compare(old, new)` gives the parts of the difference, or null if it cannot;
+ * `typed(text)` is told of every change; `save(text)` and `leave(text)` end it.
  */
 export function openEditor(article, index, original, text, { compare, typed, save, leave }) {
   const field = element("textarea", { "aria-label": t("edit.field", { letter: letter(index) }), dir: "auto", spellcheck: "true" });
@@ -30,7 +30,7 @@ export function openEditor(article, index, original, text, { compare, typed, sav
     const number = ++asked;
     const parts = field.value === original ? [] : await compare(original, field.value);
     if (number !== asked) return;
-    changes.replaceChildren(parts.length > 0 ? difference(parts, "difference") : element("p", { class: "quiet-text" }, t("edit.unchanged")));
+    changes.replaceChildren(parts?.length === 0 ? element("p", { class: "quiet-text" }, t("edit.unchanged")) : difference(parts ?? [], "difference"));
   };
   const grow = () => {
     field.style.height = "auto";

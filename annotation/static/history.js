@@ -15,29 +15,35 @@ export class History extends Screen {
   async fill() {
     const { rows, more } = await this.desk.get(`history?limit=${ROWS}`);
     if (rows.length === 0) return [element("h2", {}, t("nav.history")), element("p", { class: "quiet-text" }, t("history.none"))];
-    this.list = element("ol", { class: "rows" }, ...rows.map(row));
-    this.before = rows.at(-1).number;
-    this.more = button(t("history.more"), "history-more");
-    this.more.hidden = !more;
-    return [element("h2", {}, t("nav.history")), element("p", { class: "quiet-text" }, t("history.how")), this.list, this.more];
+    const list = element("ol", { class: "rows" }, ...rows.map(row));
+    return [element("h2", {}, t("nav.history")), element("p", { class: "quiet-text" }, t("history.how")), list, ...further(rows, more)];
   }
 
   async do(action) {
-    if (action === "history-more") {
+    const { opened } = this;
+    if (action.startsWith("history-more:")) {
       await this.attempt(async () => {
-        const { rows, more } = await this.desk.get(`history?before=${this.before}&limit=${ROWS}`);
-        this.list.append(...rows.map(row));
-        this.before = rows.at(-1)?.number ?? this.before;
-        this.more.hidden = !more;
+        const { rows, more } = await this.desk.get(`history?before=${action.slice("history-more:".length)}&limit=${ROWS}`);
+        // pressed twice, or opened anew meanwhile: these rows are there already
+        const pressed = this.place.querySelector(`[data-do="${action}"]`);
+        if (pressed === null) return;
+        this.place.querySelector(".rows").append(...rows.map(row));
+        pressed.replaceWith(...further(rows, more));
       });
     } else if (action.startsWith("history-open:")) {
       await this.attempt(async () => {
         const { card, previous } = await this.desk.call("history/open", { item_id: action.slice("history-open:".length) });
+        if (opened !== this.opened) return; // the annotator went on to something else
         this.page.judge({ ...card, stands: previous.kind === "ranking" }, previous);
         this.page.voice.say(t("history.opened", { said: inWords(previous) }));
       });
     }
   }
+}
+
+/** The button for the rows after these, if there are more. */
+function further(rows, more) {
+  return more ? [button(t("history.more"), `history-more:${rows.at(-1).number}`)] : [];
 }
 
 function row(said) {

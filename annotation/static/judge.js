@@ -1,6 +1,7 @@
 // The page of an annotator: its screens, its menu and dialogs, and where keys and clicks go.
 
 import { Desk } from "./desk.js";
+import { keepSent } from "./drafts.js";
 import { Guidelines } from "./guidelines.js";
 import { History } from "./history.js";
 import { Judging } from "./judging.js";
@@ -37,8 +38,9 @@ class Page {
     this.voice = new Voice(root);
     this.desk = new Desk(this.clock, this.voice, {
       met: () => this.#met(),
-      shown: (previous) => this.#shown(previous),
+      shown: () => this.#shown(),
       arrived: (card) => this.judging.prepare(card),
+      refused: (body) => keepSent(this.desk.annotator.id, body),
       painted: () => this.#paint(),
     });
     this.judging = new Judging(root, this.desk, this.voice, this.clock, this);
@@ -126,7 +128,9 @@ class Page {
     await this.#discover();
     this.#paintLinks();
     this.judging.renderExtras();
-    this.#route();
+    // someone may be writing by now: the keyboard's place moves only if another screen was asked for
+    const wanted = location.hash.slice(1);
+    if (wanted !== this.screen && this.#isThere(wanted)) this.#route();
   }
 
   /** Which screens the server has, so that none is asked for in vain. */
@@ -171,10 +175,10 @@ class Page {
     this.judging.render();
   }
 
-  #shown(previous) {
+  #shown() {
     // what was taken back may be work of the other kind
     if (this.showsCards && JUDGING[this.screen] !== this.desk.mode) this.go(this.desk.mode === "work" ? "judge" : "adjudicate");
-    this.judging.show(previous);
+    this.judging.show();
     this.#paint();
   }
 

@@ -40,10 +40,10 @@ export class Judging {
     this.prepared.set(card, cardNodes(card));
   }
 
-  /** Put the card in front on the screen, with what was said of it before if it is judged again. */
-  show(previous) {
+  /** Put the card in front on the screen. */
+  show() {
     const card = this.desk.front;
-    this.draft = card && new Draft(card, previous);
+    this.draft = card && new Draft(card);
     this.clock.restart();
     this.readyAt = performance.now() + SETTLE_MS;
     const recalled = card !== null && recall(this.desk.annotator.id, this.draft);
@@ -118,10 +118,15 @@ export class Judging {
     return readSetting("rlhf.view") ?? this.draft.settings.view;
   }
 
+  /** What a confirmation is kept under: another person reads it anew. */
+  get #warning() {
+    return `${this.desk.annotator.id}.${this.draft.card.campaign}`;
+  }
+
   /** Texts that a campaign warns of stay out of sight until the annotator has read the warning, once in a tab. */
   #warn() {
     const { card, settings } = this.draft;
-    const wanted = Boolean(settings.content_warning) && !confirmed(card.campaign);
+    const wanted = Boolean(settings.content_warning) && !confirmed(this.#warning);
     const texts = this.#find(".texts");
     texts.inert = wanted;
     texts.dataset.blurred = String(wanted);
@@ -380,7 +385,7 @@ export class Judging {
     const to = draft.isPair ? 1 : draft.cursor;
     const from = to === 0 ? 1 : 0;
     const parts = await this.#difference(draft.card.responses[from], draft.card.responses[to]);
-    if (draft !== this.draft || this.editing || parts.length === 0) return;
+    if (draft !== this.draft || this.editing || parts === null || parts.length === 0) return;
     this.comparing = true;
     const articles = this.root.querySelectorAll(".sheet .response");
     for (const [index, gone] of [[from, "insert"], [to, "delete"]]) {
@@ -395,18 +400,19 @@ export class Judging {
     for (const shown of this.root.querySelectorAll(".compared")) shown.remove();
   }
 
+  // null where it cannot be had now
   async #difference(old, text) {
     try {
       return (await this.desk.difference(old, text)).parts;
     } catch (error) {
       if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
       this.voice.say(t("view.no_diff", { why: error.message }));
-      return [];
+      return null;
     }
   }
 
   #warned() {
-    confirm(this.draft.card.campaign);
+    confirm(this.#warning);
     this.clock.restart();
     this.#warn();
     this.focus();
@@ -416,18 +422,18 @@ export class Judging {
 const CONFIRMED = "rlhf.warned.";
 const confirmedHere = new Set();
 
-function confirmed(campaign) {
+function confirmed(warning) {
   try {
-    return confirmedHere.has(campaign) || sessionStorage.getItem(CONFIRMED + campaign) !== null;
+    return confirmedHere.has(warning) || sessionStorage.getItem(CONFIRMED + warning) !== null;
   } catch {
-    return confirmedHere.has(campaign);
+    return confirmedHere.has(warning);
   }
 }
 
-function confirm(campaign) {
-  confirmedHere.add(campaign);
+function confirm(warning) {
+  confirmedHere.add(warning);
   try {
-    sessionStorage.setItem(CONFIRMED + campaign, "yes");
+    sessionStorage.setItem(CONFIRMED + warning, "yes");
   } catch {
     // holds for this page only
   }

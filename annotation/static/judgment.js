@@ -47,19 +47,22 @@ export function standardRanks(ranks) {
 /** A text with the line ends that a field for text gives it. */
 export const withPlainLines = (text) => text.replaceAll(/\r\n?/g, "\n");
 
+/** A rating that was given before, if the campaign still has that many levels. */
+const ratingOf = (rating, levels) => (rating <= levels ? rating : null);
+
 /** What has been said of a card so far; nothing of it is lost while the annotator looks at something else. */
 export class Draft {
-  /** `previous`: what was said of the card before, if it is judged again. */
-  constructor(card, previous = null) {
+  constructor(card) {
+    const { previous } = card; // what was said of it before, if it is judged again
     const count = card.responses.length;
     this.card = card;
     this.settings = settingsOf(card);
-    this.previous = previous;
+    this.previous = previous ?? null;
     this.ranks = previous?.ranks && count > 2 ? [...previous.ranks] : Array(count).fill(null);
     this.cursor = 0;
     this.choice = null; // ranks, strength and both_bad, as soon as it is made
     this.rationale = previous?.rationale ?? "";
-    this.aspects = Object.fromEntries(this.settings.aspects.map(({ name }) => [name, [...(previous?.aspects?.[name] ?? Array(count).fill(null))]]));
+    this.aspects = Object.fromEntries(this.settings.aspects.map(({ name, levels }) => [name, Array(count).fill(null).map((_, at) => ratingOf(previous?.aspects?.[name]?.[at], levels))]));
     this.edits = { ...previous?.edits }; // better texts, by the place of the response
     this.typed = {}; // and what was typed towards them and is not saved
     this.editNext = false; // the next choice opens the editor
@@ -120,8 +123,8 @@ export class Draft {
       reason: null,
       ...(this.settings.both_bad && { both_bad }),
       ...(this.settings.aspects.length > 0 && { aspects: this.aspects }),
-      ...(this.rationale.trim() !== "" && { rationale: this.rationale.trim() }),
-      ...(Object.keys(this.edits).length > 0 && { edits: this.edits }),
+      ...(this.settings.rationale !== "off" && this.rationale.trim() !== "" && { rationale: this.rationale.trim() }),
+      ...(this.settings.edits && Object.keys(this.edits).length > 0 && { edits: this.edits }),
     };
   }
 }

@@ -9,7 +9,7 @@ const MAX_LENGTH = 1000;
 export function askReason(form, kind, offered, done) {
   const input = { name: "reason", maxlength: MAX_LENGTH, placeholder: t(`${kind}.placeholder`), autocomplete: "off", dir: "auto", "aria-label": t(`${kind}.why`), required: kind === "flag" };
   const reasons = offered.map((reason, at) =>
-    element("button", { type: "button", class: "reason", "data-reason": reason }, at < 9 ? element("kbd", { "aria-hidden": "true" }, String(at + 1)) : null, element("span", {}, reason)),
+    element("button", { type: "button", class: "reason", "data-reason": reason }, at < 9 ? element("kbd", { "aria-hidden": "true" }, String(at + 1)) : null, element("span", { dir: "auto" }, reason)),
   );
   const send = element("button", { class: "primary" }, element("kbd", { "aria-hidden": "true" }, "Enter"), element("span", {}, t(`${kind}.send`)));
   const cancel = element("button", { type: "button", "data-do": "cancel" }, element("kbd", { "aria-hidden": "true" }, "Esc"), element("span", {}, t("cancel")));

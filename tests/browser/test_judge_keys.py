@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.campaigns import SKY, SOURDOUGH, comparison, numbered
 from tests.browser.judge import READY, Judge
@@ -98,6 +98,98 @@ def test_a_text_as_it_was_and_an_empty_one_are_no_edits(server: Server, judge: J
     assert server.rows("SELECT rationale FROM judgment ORDER BY number DESC LIMIT 1") == [("A, all the same",)]
 
 
+def test_what_was_said_before_stays_with_its_card(server: Server, judge: Judge) -> None:
+    server.fill(numbered(3))
+    server.start()
+    page = judge.open("Ada").page
+
+    def because(reason: str) -> None:
+        judge.press("r")
+        page.keyboard.type(reason)
+        page.keyboard.press("Control+Enter")
+
+    for count, reason in enumerate(("first", "second"), start=1):
+        because(reason)
+        judge.press("1")
+        judge.saved(count)
+        page.wait_for_selector(f"{READY}[data-item='{count + 1}']")
+    for item in ("2", "1"):
+        judge.press("u")
+        page.wait_for_selector(f"{READY}[data-item='{item}']")
+    # both were taken back: the second one waits behind the first
+    for count in (1, 2):
+        expect(page.locator("[data-previous]")).to_have_attribute("data-do", "pair:0:3")
+        judge.press("t")
+        judge.saved(count)
+        page.wait_for_selector(f"{READY}[data-item='{count + 1}']")
+    reasons = server.rows("SELECT rationale FROM judgment WHERE ranks = '[1, 1]' ORDER BY number")
+    assert reasons == [("first",), ("second",)]
+
+    # a manager changes what is asked for meanwhile: what was written and is refused is there again
+    because("third")
+    original = judge.responses[0]
+    page.get_by_role("button", name="Edit response A").click()
+    page.keyboard.type("Better: ")
+    page.keyboard.press("Control+Enter")
+    server.ask_for(rationale="off")
+    judge.press("1")
+    expect(page.get_by_role("alert")).to_contain_text("this campaign asks for no rationale")
+    expect(judge.status).to_have_text("What you had begun here is still there")
+    expect(page.get_by_role("button", name="Reason")).to_have_count(0)
+    judge.press("1")
+    judge.saved(3)
+    assert edits(server)[-1] == {original: f"Better: {original}"}
+
+
+def test_an_answer_that_comes_late_takes_no_key_away(server: Server, judge: Judge) -> None:
+    server.fill(numbered(4))
+    server.start()
+    page = judge.page
+    held: list[Route] = []
+    page.route("**/openapi.json", lambda route: held.append(route))
+    judge.open("Ada")
+    judge.press("r")
+    page.keyboard.type("keys are le")
+    held.pop().continue_()
+    expect(page.get_by_role("link", name="History")).to_be_visible()
+    page.keyboard.type("tters")
+    expect(page.get_by_label("Why?")).to_have_value("keys are letters")
+    page.keyboard.press("Control+Enter")
+
+    # without the server no difference is known, and none is denied
+    page.route("**/api/v1/diff", lambda route: route.abort())
+    page.get_by_role("button", name="Edit response A").click()
+    expect(page.locator(".changes")).to_have_text("Nothing is changed yet")
+    page.keyboard.type("changed ")
+    expect(page.locator(".changes")).to_be_empty()
+    page.keyboard.press("Escape")
+    for count in (1, 2):
+        judge.press("1")
+        judge.saved(count)
+        page.wait_for_selector(f"{READY}[data-item='{count + 1}']")
+
+    # two presses bring the same rows once
+    page.route("**/history?*", lambda route: route.continue_(url=route.request.url.replace("limit=50", "limit=1")))
+    judge.press("h")
+    rows = page.locator(".rows li")
+    expect(rows).to_have_count(1)
+    page.get_by_role("button", name="Show more").evaluate("button => { button.click(); button.click(); }")
+    expect(rows).to_have_count(2)
+    page.wait_for_timeout(500)
+    expect(rows).to_have_count(2)
+
+    # whoever goes back to the card keeps it
+    page.route("**/history/open", lambda route: held.append(route))
+    rows.first.get_by_role("button").click()
+    page.keyboard.press("h")
+    expect(page.locator(".sheet")).to_be_visible()
+    with page.expect_response("**/history/open") as answered:
+        held.pop().continue_()
+    answered.value.finished()
+    page.wait_for_timeout(300)
+    assert judge.item == "3"
+
+
 def test_bad_ones_flags_and_reasons_take_one_or_two_keys(server: Server, judge: Judge) -> None:
     server.fill([*numbered(4), SKY])
     server.ask_for(skip_reasons=["wrong language", "cannot judge"], flag_reasons=["harmful", "private"])
@@ -108,7 +200,9 @@ def test_bad_ones_flags_and_reasons_take_one_or_two_keys(server: Server, judge: 
     judge.press("s", "2")
     expect(page.locator(".mine")).to_contain_text("1 skipped")
     judge.press("f")
-    expect(page.get_by_role("group", name="Reasons to flag")).to_be_visible()
+    # each reason in its own writing direction
+    reasons = page.get_by_role("group", name="Reasons to flag").locator("button span")
+    assert [reason.get_attribute("dir") for reason in reasons.all()] == ["auto", "auto"]
     page.keyboard.type("the prompt is cut")
     page.keyboard.press("Enter")
     expect(judge.status).to_have_text("Saved: flagged")

@@ -283,8 +283,10 @@ def test_time_counts_while_a_card_is_seen_and_one_from_the_history_stays(server:
 
 def test_another_name_in_the_same_browser_takes_nothing_over(server: Server, judge: Judge) -> None:
     server.fill(numbered(4))
+    server.ask_for(content_warning="Some texts speak of illness.")
     server.start()
     judge.open("Ada")
+    judge.page.get_by_role("button", name="Show the texts").press("Enter")
     context: BrowserContext = judge.page.context
     other = context.new_page()
     other.goto(f"{server.url}/login")
@@ -302,3 +304,11 @@ def test_another_name_in_the_same_browser_takes_nothing_over(server: Server, jud
     judge.page.wait_for_selector(READY)
     expect(judge.page.locator(".mine")).to_contain_text("1 of ")
     assert server.rows("SELECT name FROM judgment JOIN annotator ON annotator.id = annotator_id") == [("Ada",)]
+    # what she has confirmed in this tab, the next one has not
+    expect(judge.page.locator(".warning")).to_be_hidden()
+    judge.menu("Sign out")
+    judge.page.wait_for_url("**/login")
+    judge.page.fill("input", "Grace")
+    judge.page.keyboard.press("Enter")
+    judge.page.wait_for_selector(READY)
+    expect(judge.page.locator(".warning")).to_contain_text("Some texts speak of illness.")
