@@ -90,11 +90,19 @@ class CampaignSettings:
         for name in ("members_only", "both_bad", "strength", "edits", "live"):
             if type(getattr(self, name)) is not bool:
                 raise CampaignError(f"{name} is {getattr(self, name)!r}; use true or false")
+        for name in ("skip_reasons", "flag_reasons"):
+            if not all(isinstance(reason, str) and reason.strip() for reason in getattr(self, name)):
+                raise CampaignError(f"{name} are {list(getattr(self, name))}; give a list of texts")
+        if not isinstance(self.content_warning, str):
+            raise CampaignError(f"content_warning is {self.content_warning!r}; give a text, or an empty one for none")
         names = [aspect.name for aspect in self.aspects]
+        if not all(isinstance(name, str) for name in names):
+            raise CampaignError(f"aspects are named {', '.join(map(repr, names))}; give texts")
         if len(set(names)) != len(names) or not all(name.strip() for name in names):
             raise CampaignError(f"aspects are named {', '.join(map(repr, names))}; give each a name of its own")
-        if wrong := [aspect for aspect in self.aspects if not 2 <= aspect.levels <= 10]:
-            raise CampaignError(f"aspect {wrong[0].name!r} has {wrong[0].levels} levels; give 2 to 10")
+        for aspect in self.aspects:
+            if type(aspect.levels) is not int or not 2 <= aspect.levels <= 10:
+                raise CampaignError(f"aspect {aspect.name!r} has {aspect.levels!r} levels; give 2 to 10")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CampaignSettings:
@@ -107,14 +115,13 @@ class CampaignSettings:
         if unknown := sorted(set(values) - known):
             raise CampaignError(f"setting {unknown[0]!r} is not known; choose of {', '.join(sorted(known))}")
         given = dict(values)
-        try:
-            if "aspects" in given:
-                given["aspects"] = tuple(_aspect(aspect) for aspect in given["aspects"])
-            for name in ("skip_reasons", "flag_reasons"):
-                if name in given:
-                    given[name] = tuple(str(reason) for reason in given[name])
-        except (TypeError, KeyError, ValueError) as error:
-            raise CampaignError(f"aspects and reasons are lists, not {given}: {error}") from None
+        for name in ("aspects", "skip_reasons", "flag_reasons"):
+            if name in given:
+                if not isinstance(given[name], (list, tuple)):
+                    raise CampaignError(f"{name} is {given[name]!r}; give a list")
+                given[name] = tuple(given[name])
+        if "aspects" in given:
+            given["aspects"] = tuple(_aspect(aspect) for aspect in given["aspects"])
         return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,13 +156,14 @@ def all_campaigns(connection: sa.Connection) -> list[Campaign]:
     return [_campaign(row) for row in connection.execute(sa.select(campaign).order_by(campaign.c.id))]
 
 
-def find(connection: sa.Connection, campaign_id: int) -> Campaign:
-    """One campaign.
+def find(connection: sa.Connection, campaign_id: int, *, lock: bool = False) -> Campaign:
+    """One campaign; with `lock`, as nobody else changes it before the transaction ends.
 
     Raises:
         CampaignError: there is none of this number.
     """
-    row = connection.execute(sa.select(campaign).where(campaign.c.id == campaign_id)).first()
+    query = sa.select(campaign).where(campaign.c.id == campaign_id)
+    row = connection.execute(query.with_for_update(key_share=True) if lock else query).first()
     if row is None:
         raise CampaignError(f"there is no campaign {campaign_id}; reload the page")
     return _campaign(row)
@@ -204,7 +212,7 @@ def change(
     Raises:
         CampaignError: there is no such campaign or state.
     """
-    before = find(connection, campaign_id)
+    before = find(connection, campaign_id, lock=True)
     if state is not None and state not in STATES:
         raise CampaignError(f"state is {state!r}; use one of {', '.join(STATES)}")
     after = dataclasses.replace(before, state=state or before.state, settings=settings or before.settings)
@@ -310,4 +318,6 @@ def _campaign(row: sa.Row) -> Campaign:
 def _aspect(values: Any) -> Aspect:
     if isinstance(values, str):
         return Aspect(values)
-    return Aspect(str(values["name"]), int(values.get("levels", 5)))
+    if not isinstance(values, Mapping) or "name" not in values or not set(values) <= {"name", "levels"}:
+        raise CampaignError(f"an aspect is {values!r}; give its name, or name and levels")
+    return Aspect(values["name"], values.get("levels", 5))

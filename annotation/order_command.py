@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from annotation.arguments import STORE_HELP, Parser
-from annotation.campaigns import by_name, change
+from annotation.campaigns import by_name, change, find
 from annotation.importing import DEFAULT_CAMPAIGN
 from annotation.store import Store
 from annotation.usefulness import Weights, keep_scores, rate, unscored_items
@@ -29,10 +29,10 @@ def order_main(arguments: Sequence[str]) -> None:
         parser.add_argument(f"--{name}", type=float, default=value, help=f"weight of this reason; default {value}")
     parser.add_argument("--batch_size", type=int, default=8, help="responses scored at a time; default 8")
     settings = parser.parse_args(arguments)
+    weights = Weights(settings.disagreement, settings.entropy, settings.coverage)
     store = Store.open(settings.store, create=False)
     if settings.reward_model:
         score(store, settings.campaign, settings.reward_model, settings.batch_size)
-    weights = Weights(settings.disagreement, settings.entropy, settings.coverage)
     now = time.time()
     store.write(lambda connection: _go_by_usefulness(connection, settings.campaign, now))
     count = rate(store, settings.campaign, weights=weights, at=now)
@@ -53,6 +53,6 @@ def score(store: Store, campaign: str, reward_model: str, batch_size: int) -> No
 
 
 def _go_by_usefulness(connection: sa.Connection, campaign: str, now: float) -> None:
-    found = by_name(connection, campaign)
+    found = find(connection, by_name(connection, campaign).id, lock=True)
     settings = dataclasses.replace(found.settings, order="useful")
     change(connection, found.id, actor_id=None, at=now, settings=settings)

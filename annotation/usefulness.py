@@ -19,15 +19,21 @@ import sqlalchemy as sa
 from annotation import assignment, audit, campaigns
 from annotation.store import Store
 from annotation.tables import completion, item, prompt, slot
+from rlhf.data.comparisons import DataError
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What each reason counts."""
+    """What each reason counts, >= 0."""
 
     disagreement: float = 1.0
     entropy: float = 0.5
     coverage: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < math.inf:
+                raise DataError(f"{name} is {value}; give a weight >= 0")
 
 
 def disagreement(scores: Sequence[Sequence[float]]) -> float:

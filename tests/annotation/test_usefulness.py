@@ -15,7 +15,7 @@ from annotation.importing import import_comparisons
 from annotation.records import Judgment, Said
 from annotation.store import Store
 from annotation.tables import audit, completion
-from rlhf.data.comparisons import Comparison, Message, Response
+from rlhf.data.comparisons import Comparison, DataError, Message, Response
 
 
 def item(number: int, *policies: str) -> Comparison:
@@ -105,3 +105,9 @@ def test_votes_and_policies_count_without_any_reward_model(store: Store, service
     assert found[3] > found[1]  # those two were never compared
     with pytest.raises(CampaignError, match="'other' is not in the store, which has main"):
         usefulness.rate(store, "other", at=0.0)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -0.5])
+def test_a_weight_that_orders_nothing_is_refused(weight: float) -> None:
+    with pytest.raises(DataError, match=r"entropy is .*; give a weight >= 0"):
+        usefulness.Weights(entropy=weight)
