@@ -65,13 +65,18 @@ def held_item(
     now: float,
     until: float,
 ) -> int | None:
-    """The item that this tab already holds, its lease renewed; None when it holds none but those excluded."""
-    mine = (slot.c.annotator_id == annotator_id) & (slot.c.client == client) & (slot.c.state == "leased")
-    query = sa.select(slot.c.id, slot.c.item_id).where(mine, slot.c.leased_until > now, slot.c.item_id.not_in(exclude))
-    row = connection.execute(query.where(slot.c.kind.in_(kinds)).order_by(slot.c.id).limit(1)).first()
+    """The item that this tab already holds, its lease renewed; None when it holds none but those excluded.
+
+    A live item is its author's alone: one whose lease has run out goes to any tab of theirs.
+    """
+    own = (slot.c.annotator_id == annotator_id) & (slot.c.state == "leased") & slot.c.kind.in_(kinds)
+    held = (slot.c.client == client) & (slot.c.leased_until > now)
+    left_behind = (slot.c.kind == LIVE) & (slot.c.leased_until <= now)
+    query = sa.select(slot.c.id, slot.c.item_id).where(own, held | left_behind, slot.c.item_id.not_in(exclude))
+    row = connection.execute(query.order_by(slot.c.id).limit(1)).first()
     if row is None:
         return None
-    connection.execute(sa.update(slot).where(slot.c.id == row.id).values(leased_until=until))
+    connection.execute(sa.update(slot).where(slot.c.id == row.id).values(leased_until=until, client=client))
     return row.item_id
 
 
@@ -136,14 +141,17 @@ def take(connection: sa.Connection, place: Place, annotator_id: str, client: str
 def lease_extra(
     connection: sa.Connection, item_id: int, kind: str, annotator_id: str, client: str, *, now: float, until: float
 ) -> None:
-    """Lease a slot of an item that has one for everybody who is given it: one that was given back, or a new one.
+    """Lease a slot of an item that has one for everybody who is given it: one left or given back, or a new one.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: this annotator has a slot of the item, or another one was made just now.
+        sqlalchemy.exc.IntegrityError: this annotator holds a slot of the item, or another one was made just now.
     """
     values = {"state": "leased", "annotator_id": annotator_id, "client": client, "leased_until": until}
-    left = sa.select(slot.c.id).where(slot.c.item_id == item_id, slot.c.kind == kind, free(now)).limit(1)
-    taken = sa.update(slot).where(slot.c.id == left.with_for_update(skip_locked=True).scalar_subquery()).values(values)
+    # their own first: nobody has two
+    own_first = sa.case((slot.c.annotator_id == annotator_id, 0), else_=1)
+    left = sa.select(slot.c.id).where(slot.c.item_id == item_id, slot.c.kind == kind, free(now)).order_by(own_first)
+    first = left.limit(1).with_for_update(skip_locked=True)
+    taken = sa.update(slot).where(slot.c.id == first.scalar_subquery()).values(values)
     if connection.execute(taken.returning(slot.c.id)).first() is not None:
         return
     last = sa.select(sa.func.coalesce(sa.func.max(slot.c.number), 0)).where(slot.c.item_id == item_id)
@@ -191,15 +199,23 @@ def give_back(
     connection.execute(opened)
 
 
+def give_back_all(connection: sa.Connection, annotator_id: str) -> None:
+    """Open all that an annotator has leased, whatever the tab."""
+    leased = (slot.c.annotator_id == annotator_id) & (slot.c.state == "leased")
+    connection.execute(
+        sa.update(slot).where(leased).values(state="open", annotator_id=None, client=None, leased_until=None)
+    )
+
+
 def renew(
     connection: sa.Connection, annotator_id: str, client: str, item_ids: Sequence[int], *, until: float
 ) -> list[int]:
-    """Put off the end of a tab's leases; the items that it still holds, also those it held too long without asking."""
-    query = (
-        sa.update(slot)
-        .where(slot.c.annotator_id == annotator_id, slot.c.client == client, slot.c.state == "leased")
-        .where(slot.c.item_id.in_(item_ids))
-        .values(leased_until=until)
-        .returning(slot.c.item_id)
-    )
-    return sorted(connection.execute(query).scalars())
+    """Put off the end of a tab's leases; the items that it still holds, also those it held too long without asking.
+
+    What this annotator has judged stays theirs to judge anew.
+    """
+    own = (slot.c.annotator_id == annotator_id) & slot.c.item_id.in_(item_ids)
+    leased = sa.update(slot).where(own, slot.c.client == client, slot.c.state == "leased")
+    held = connection.execute(leased.values(leased_until=until).returning(slot.c.item_id)).scalars().all()
+    judged = connection.execute(sa.select(slot.c.item_id).where(own, slot.c.state == "judged")).scalars().all()
+    return sorted({*held, *judged})

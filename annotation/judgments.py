@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -160,19 +161,35 @@ def append(
     return revision
 
 
+def id_of_restored(undo_id: str) -> str:
+    """The id of the copy that stands again after an undo."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, undo_id))
+
+
+def restore(connection: sa.Connection, before: sa.Row, judgment_id: str) -> None:
+    """Add a copy of a judgment to the end of its chain, so that it stands again, with the time when it was made."""
+    own = (judgment.c.item_id == before.item_id) & (judgment.c.annotator_id == before.annotator_id)
+    query = sa.select(judgment.c.number, judgment.c.revision).where(own).order_by(judgment.c.revision.desc())
+    last = connection.execute(query.limit(1)).one()
+    row = {name: value for name, value in before._mapping.items() if name not in ("number", "hash")}
+    row |= {"id": judgment_id, "revision": last.revision + 1, "supersedes": last.number}
+    audit.add_judgment(connection, row)
+
+
 def by_id(connection: sa.Connection, judgment_id: str) -> sa.Row | None:
     """The judgment that the browser named so."""
     return connection.execute(sa.select(judgment).where(judgment.c.id == judgment_id)).first()
 
 
-def by_number(connection: sa.Connection, number: int) -> sa.Row | None:
+def by_number(connection: sa.Connection, number: int | None) -> sa.Row | None:
     return connection.execute(sa.select(judgment).where(judgment.c.number == number)).first()
 
 
 def newest(connection: sa.Connection, annotator_id: str) -> sa.Row | None:
     """This annotator's newest judgment that stands."""
     query = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id)
-    return connection.execute(query.order_by(judgment.c.number.desc()).limit(1)).first()
+    # by time: one that stands again has a number of its own and the time when it was made
+    return connection.execute(query.order_by(judgment.c.created_at.desc(), judgment.c.number.desc()).limit(1)).first()
 
 
 def standing(connection: sa.Connection, item_id: int, annotator_id: str) -> sa.Row | None:

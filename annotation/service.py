@@ -227,8 +227,8 @@ class AnnotationService:
     def undo(self, annotator_id: str, client: str, undo_id: str) -> Undone | None:
         """Take back this annotator's newest judgment that stands, and lease its item to the tab again.
 
-        The judgment stays in the history; an entry that it was taken back follows it. None when there is none. Of
-        a skip whose item others have taken since, there is no card.
+        The judgment stays in the history; an entry that it was taken back follows it, and what it had replaced stands
+        again. None when there is none. Of a skip whose item others have taken since, there is no card.
 
         Raises:
             InvalidJudgment: the id was used for something else.
@@ -236,8 +236,9 @@ class AnnotationService:
         check_id(undo_id)
 
         def take_back(connection: sa.Connection) -> Undone | None:
-            # one at a time: two would take back the same judgment
-            connection.execute(sa.select(annotator.c.id).where(annotator.c.id == annotator_id).with_for_update())
+            # one at a time: two would take back the same judgment; a judgment, whose row names this one, need not wait
+            own = sa.select(annotator.c.id).where(annotator.c.id == annotator_id)
+            connection.execute(own.with_for_update(key_share=True))
             done = judgments.by_id(connection, undo_id)
             if done is not None and (done.kind != "undo" or done.annotator_id != annotator_id):
                 raise InvalidJudgment(f"id {undo_id} was used for another judgment; send a new one")
@@ -252,8 +253,12 @@ class AnnotationService:
             if done is None:
                 told = {"kind": "undo", "active_ms": 0, "shown_order": last.shown_order, "role": last.role}
                 judgments.append(connection, undo_id, last.item_id, annotator_id, told, at=now)
-            answered = judgments.standing(connection, last.item_id, annotator_id) is not None
-            card = None if answered else self._reopened(connection, last.item_id, annotator_id, client, now)
+                self._stand_again(connection, undo_id, last, now)
+            stands = judgments.standing(connection, last.item_id, annotator_id)
+            if stands is None or stands.id == judgments.id_of_restored(undo_id):
+                card = self._opened(connection, stands, last.item_id, annotator_id, client, now)
+            else:
+                card = None  # sent again, and answered since
             adjudication.update(connection, last.item_id)
             return Undone(card, judgments.as_shown(last))
 
@@ -274,9 +279,7 @@ class AnnotationService:
                 raise UnknownItem("you have no judgment of this item; reload the page")
             lock(connection, number)
             now = self.clock()
-            if row.kind == "ranking":
-                return Undone(show(connection, number, annotator_id, now + self.lease_seconds), judgments.as_shown(row))
-            card = self._reopened(connection, number, annotator_id, client, now)
+            card = self._opened(connection, row, number, annotator_id, client, now)
             if card is None:
                 raise NotHeld("others have taken this item since you left it out; there is no place left in it")
             return Undone(card, judgments.as_shown(row))
@@ -321,9 +324,9 @@ class AnnotationService:
             return [(row.created_at, row.kind, row.active_ms) for row in connection.execute(query)]
 
     def own_gold(self, annotator_id: str) -> GoldScore:
-        """How this annotator does on gold items."""
+        """How this annotator does on gold items, as they may know it: in steps, after the first few."""
         with self.store.reading() as connection:
-            return gold.score(connection, annotator_id)
+            return gold.told_score(connection, annotator_id)
 
     def own_campaigns(self, annotator_id: str) -> list[tuple[Campaign, campaigns.Guideline | None]]:
         """The campaigns this annotator works on, with their newest guidelines."""
@@ -392,7 +395,7 @@ class AnnotationService:
         first = assignment.first_place(connection, places, now=now, after=self._places.get(key))
         if first is None:
             return Next(None)  # and no gold either: alone, it would be known for gold
-        golds = gold.left(connection, found.id, annotator_id, exclude) if settings.gold_share else []
+        golds = gold.left(connection, found.id, annotator_id, exclude, now=now) if settings.gold_share else []
         if golds and self.random.random() < settings.gold_share:
             return extra(self.random.choice(golds), assignment.GOLD)
         share = {"oldest": 0.0, "useful": settings.random_share, "random": 1.0}[settings.order]
@@ -407,20 +410,40 @@ class AnnotationService:
         return Next(show(connection, chosen.item_id, annotator_id, until, chosen_by=chosen_by, probability=probability))
 
     def _holds(self, connection: sa.Connection, item_id: int, annotator_id: str, now: float) -> bool:
-        """Whether another tab of this annotator has the item; a lease that has run out is taken back first."""
+        """Whether another tab of this annotator has the item."""
         own = (slot.c.item_id == item_id) & (slot.c.annotator_id == annotator_id) & (slot.c.state == "leased")
-        late = sa.update(slot).where(own, slot.c.leased_until <= now)
-        connection.execute(late.values(state="open", annotator_id=None, client=None, leased_until=None))
-        return connection.execute(sa.select(slot.c.id).where(own)).first() is not None
+        return connection.execute(sa.select(slot.c.id).where(own, slot.c.leased_until > now)).first() is not None
 
-    def _reopened(
-        self, connection: sa.Connection, item_id: int, annotator_id: str, client: str, now: float
+    def _opened(
+        self, connection: sa.Connection, stands: sa.Row | None, item_id: int, annotator_id: str, client: str, now: float
     ) -> Card | None:
-        """The card of an item that is leased to its annotator once more; None where others have taken it."""
+        """The card of an item to be judged anew; None where others have taken it.
+
+        A ranking that stands has its place; without one the item is leased once more.
+        """
         until = now + self.lease_seconds
-        if assignment.hold(connection, item_id, annotator_id, now=now, client=client, until=until) is None:
+        has_place = stands is not None and stands.kind == "ranking"
+        if not has_place and (
+            assignment.hold(connection, item_id, annotator_id, now=now, client=client, until=until) is None
+        ):
             return None
         return show(connection, item_id, annotator_id, until)
+
+    def _stand_again(self, connection: sa.Connection, undo_id: str, last: sa.Row, now: float) -> None:
+        """Let what a judgment had replaced stand once the judgment is taken back: a copy of it follows.
+
+        A ranking needs a place: where that was given away for a skip, and others have taken it, nothing stands.
+        """
+        before = judgments.by_number(connection, last.supersedes)
+        if before is None or before.kind == "undo":
+            return
+        if before.kind == "ranking":
+            who = last.annotator_id
+            if assignment.hold(connection, last.item_id, who, now=now, client=None, until=None) is None:
+                return
+        else:
+            assignment.give_back(connection, last.annotator_id, item_id=last.item_id)
+        judgments.restore(connection, before, judgments.id_of_restored(undo_id))
 
     def _pause_if_wrong(self, connection: sa.Connection, annotator_id: str, item_id: int, now: float) -> None:
         """Pause whoever is wrong on gold by more than chance explains; a manager decides what follows."""

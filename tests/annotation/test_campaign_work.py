@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections import Counter
 from random import Random
 
@@ -10,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from annotation import adjudication, campaigns, gold, managing
+from annotation.audit import verify
 from annotation.campaigns import Aspect, CampaignError, CampaignSettings
 from annotation.importing import import_comparisons
 from annotation.records import GoldScore, InvalidJudgment, Judgment, NotHeld, Said, UnknownItem
@@ -33,6 +35,11 @@ def say(service: AnnotationService, who: str, card, better: str = "first", name:
     left = better in card.responses[0]
     ranks = (1, 2) if left else (2, 1)
     service.submit(who, Judgment(f"judgment-{name}{who}-{card.item_id}", card.item_id, Said("ranking", ranks, **said)))
+
+
+def gold_score(store: Store, who: str) -> GoldScore:
+    with store.reading() as connection:
+        return gold.score(connection, who)
 
 
 @pytest.fixture
@@ -112,7 +119,7 @@ def test_qualification_comes_first_and_decides(store: Store, service, fill, fill
     given = service.next_card(bad, "tab")
     assert given.card is None
     assert (given.gate.kind, given.gate.accuracy, given.gate.needed) == ("not_qualified", 0.5, 0.75)
-    assert service.own_gold(bad) == GoldScore(4, 2)
+    assert gold_score(store, bad) == GoldScore(4, 2)
     assert service.progress(good).total == 2  # gold is no work
 
 
@@ -144,10 +151,12 @@ def test_gold_comes_in_at_its_share_and_never_twice(store: Store, fill, fill_gol
     assert 8 <= roles["gold"] <= 34  # binomial of 100 and .2: three and a half standard deviations
     assert sum(number > 1000 for number in seen) == roles["gold"]
     assert len(set(seen)) == 100
-    assert service.own_gold(ada) == GoldScore(roles["gold"], roles["gold"])
+    assert gold_score(store, ada) == GoldScore(roles["gold"], roles["gold"])
+    told = roles["gold"] - roles["gold"] % 8
+    assert service.own_gold(ada) == GoldScore(told, told)
 
 
-def test_only_the_first_answer_to_gold_counts_unless_it_is_taken_back(
+def test_only_the_first_answer_to_gold_counts_also_where_it_is_taken_back(
     store: Store, service, fill, fill_gold, sign_in
 ) -> None:
     fill(1)
@@ -158,12 +167,52 @@ def test_only_the_first_answer_to_gold_counts_unless_it_is_taken_back(
     say(service, ada, card, "second")
     service.open_again(ada, "tab", card.item_id)
     say(service, ada, card, "first", name="again")
-    assert service.own_gold(ada) == GoldScore(1, 0)
+    assert gold_score(store, ada) == GoldScore(1, 0)
     other = service.next_card(ada, "tab").card
     say(service, ada, other, "second")
     service.undo(ada, "tab", "undo-0001")
     say(service, ada, other, "first", name="again")
-    assert service.own_gold(ada) == GoldScore(2, 1)
+    assert gold_score(store, ada) == GoldScore(2, 0)
+
+
+def test_a_qualification_cannot_be_passed_by_trial(store: Store, service, fill, fill_gold, sign_in) -> None:
+    fill(1)
+    fill_gold(5, kind="qualification")
+    set_up(store, qualification_items=5, qualification_accuracy=0.6)
+    ada = sign_in("Ada")
+    for number in range(5):
+        card = service.next_card(ada, "tab").card
+        say(service, ada, card, "second")
+        assert service.own_gold(ada) == GoldScore(0, 0)  # nothing says that it was wrong
+        service.undo(ada, "tab", f"undo-000{number}")
+        say(service, ada, card, "first", name="again")
+    gate = service.next_card(ada, "tab").gate
+    assert (gate.kind, gate.accuracy) == ("not_qualified", 0.0)
+
+
+def test_how_one_does_on_gold_is_told_in_steps(store: Store, service, fill, fill_gold, sign_in) -> None:
+    """Told after each answer, it would say which item was gold, and what its answer is."""
+    fill(1)
+    fill_gold(17)
+    set_up(store, gold_share=1.0)
+    ada = sign_in("Ada")
+    told = []
+    for number in range(17):
+        say(service, ada, service.next_card(ada, "tab").card, "first" if number else "second")
+        told.append(service.own_gold(ada))
+    assert told == [GoldScore(0, 0)] * 7 + [GoldScore(8, 7)] * 8 + [GoldScore(16, 15)] * 2
+
+
+def test_gold_that_was_left_on_a_screen_is_given_again(store: Store, service, fill, fill_gold, sign_in, clock) -> None:
+    fill(1)
+    fill_gold(1)
+    set_up(store, gold_share=1.0)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    first, second = (service.next_card(who, "left").card.item_id for who in (bob, ada))
+    assert first == second
+    clock.now += 61
+    assert service.next_card(ada, "right").card.item_id == first
+    assert service.next_card(ada, "left").card.item_id == "1"
 
 
 def test_whoever_is_wrong_on_gold_is_paused_and_audited_and_not_before_chance_is_ruled_out(
@@ -389,6 +438,22 @@ def test_a_paused_campaign_gives_nothing_and_one_for_members_gives_to_members(
     assert service.next_card(bob, "tab").card is not None
 
 
+def test_a_pause_is_kept_whatever_else_is_changed_at_the_same_time(store: Store, fill) -> None:
+    fill(1)
+    if store.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite lets one write at a time")
+    changed = threading.Thread(target=set_up, args=(store,), kwargs={"gold_share": 0.1})
+    with store.writing() as connection:
+        campaigns.change(connection, 1, actor_id=None, at=0.0, state="paused")
+        changed.start()
+        changed.join(0.5)
+        assert changed.is_alive()  # it waits
+    changed.join()
+    with store.reading() as connection:
+        found = campaigns.find(connection, 1)
+    assert (found.state, found.settings.gold_share) == ("paused", 0.1)
+
+
 def test_what_was_given_before_is_found_again_after_the_end_of_the_order(store: Store, service, fill, sign_in) -> None:
     """The hint how far somebody is must not hide a place that opens behind it."""
     fill(3)
@@ -484,6 +549,70 @@ def test_a_flag_gives_the_item_to_others_and_stays_in_the_history(store: Store, 
     assert service.history(ada)[0].said == Said("flag", reason="a phone number")
 
 
+def test_a_judgment_that_is_opened_again_stays_ones_own(service, fill, sign_in, clock) -> None:
+    """The page asks every few minutes what it still holds, and takes the rest off the screen."""
+    fill(2)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    for who in (ada, bob):
+        say(service, who, service.next_card(who, "tab").card)
+    service.open_again(ada, "tab", "1")
+    clock.now += 3600
+    assert service.renew(ada, "tab", ["1", "2"]) == ["1"]
+
+
+def test_a_revision_that_is_undone_lets_the_first_judgment_stand_again(
+    store: Store, service, fill, sign_in, clock
+) -> None:
+    fill(2)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    first = service.next_card(ada, "tab").card
+    say(service, ada, first, "first", rationale="because")
+    clock.now += 1
+    second = service.next_card(ada, "tab").card
+    say(service, ada, second)
+    clock.now += 1
+    say(service, ada, service.open_again(ada, "tab", first.item_id).card, "second", name="again")
+    clock.now += 1
+    undone = service.undo(ada, "tab", "undo-0001")
+    assert (undone.card.item_id, undone.previous.rationale) == (first.item_id, None)
+    service.release(ada, "tab")
+    clock.now += 3600
+    assert service.next_card(bob, "tab").card is None
+    assert service.progress(ada).judged == 2
+    restored = next(row for row in service.history(ada) if row.item_id == first.item_id)
+    assert (restored.revision, restored.at, restored.said.rationale) == (4, 1_000_000.0, "because")
+    again = service.undo(ada, "tab", "undo-0001")  # sent again
+    assert (again.card.item_id, again.previous) == (first.item_id, undone.previous)
+    # the one before is what was judged before the revision
+    assert service.undo(ada, "tab", "undo-0002").card.item_id == second.item_id
+    assert service.undo(ada, "tab", "undo-0003").card.item_id == first.item_id
+    assert service.undo(ada, "tab", "undo-0004") is None
+    with store.reading() as connection:
+        assert verify(connection).problems == ()
+
+
+def test_a_skip_and_a_ranking_stand_again_as_far_as_there_are_places(store: Store, service, fill, sign_in) -> None:
+    fill(1)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    card = service.next_card(ada, "tab").card
+    service.submit(ada, Judgment("judgment-1", card.item_id, Said("skip")))
+    say(service, ada, service.open_again(ada, "tab", card.item_id).card)
+    service.undo(ada, "tab", "undo-0001")
+    assert [row.said.kind for row in service.history(ada)] == ["skip"]
+    service.release(ada, "tab")
+    assert service.next_card(bob, "tab").card.item_id == card.item_id
+    service.release(bob, "tab")
+    say(service, ada, service.open_again(ada, "tab", card.item_id).card, name="again")
+    service.submit(ada, Judgment("judgment-2", card.item_id, Said("skip")))
+    service.undo(ada, "tab", "undo-0002")
+    assert [row.said.kind for row in service.history(ada)] == ["ranking"]
+    assert service.next_card(bob, "tab").card is None
+    service.submit(ada, Judgment("judgment-3", card.item_id, Said("flag")))
+    say(service, bob, service.next_card(bob, "tab").card)
+    assert service.undo(ada, "tab", "undo-0003").card is None
+    assert service.history(ada) == []
+
+
 def test_a_judgment_can_be_opened_again_and_stands_until_the_next_one(store: Store, service, fill, sign_in) -> None:
     fill(2)
     ada, bob = sign_in("Ada"), sign_in("Bob")
@@ -520,7 +649,16 @@ def test_the_history_is_paged_newest_first(service, fill, sign_in) -> None:
         ({"edits": "yes"}, "use true or false"),
         ({"aspects": ["a", "a"]}, "a name of its own"),
         ({"aspects": [{"name": "a", "levels": 11}]}, "give 2 to 10"),
-        ({"aspects": 3}, "lists"),
+        ({"aspects": 3}, "aspects is 3; give a list"),
+        ({"aspects": "abc"}, "aspects is 'abc'; give a list"),
+        ({"aspects": [{"name": "a", "levels": 3.9}]}, "has 3.9 levels; give 2 to 10"),
+        ({"aspects": [{"name": "a", "levels": "3"}]}, "has '3' levels; give 2 to 10"),
+        ({"aspects": [{"name": 1}]}, "give texts"),
+        ({"aspects": [{"levels": 3}]}, "give its name, or name and levels"),
+        ({"aspects": [{"name": "a", "steps": 3}]}, "give its name, or name and levels"),
+        ({"skip_reasons": "Broken"}, "skip_reasons is 'Broken'; give a list"),
+        ({"flag_reasons": ["fine", 3]}, "flag_reasons are .*; give a list of texts"),
+        ({"content_warning": ["x"]}, "content_warning is .*; give a text"),
         ({"golden": 1}, "setting 'golden' is not known"),
     ],
 )
