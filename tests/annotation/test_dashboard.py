@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from annotation import campaigns, managing
+from annotation import campaigns, gold, managing
 from annotation.admin.words import LANGUAGES, language_of, words_in
 from annotation.cards import show
 from annotation.dashboard import Dashboard, Figures
 from annotation.figure_tables import Table, tables
 from annotation.importing import import_comparisons
 from annotation.plots import PLOTS, draw_plot
-from annotation.records import Judgment, Said
+from annotation.records import GoldScore, Judgment, Said
 from annotation.reliability import per_day
 from annotation.routes.manage import csv_answer
 from annotation.service import AnnotationService
@@ -394,7 +394,8 @@ def test_an_item_made_gold_goes_to_nobody_as_work_and_back(store: Store, service
         order = show(connection, 1, ada, 0.0).responses
     ranks = tuple(1 if text == "1 b" else 2 for text in order)
     service.submit(ada, Judgment("judgment-2", "1", Said("ranking", ranks)))
-    assert (service.own_gold(ada).n, service.own_gold(ada).right) == (1, 1)
+    with store.reading() as connection:
+        assert gold.score(connection, ada) == GoldScore(1, 1)
 
     managing.unmark_gold(store, 1, 1, by=None, at=8.0)
     (overview,) = Dashboard(store).overviews()
