@@ -204,7 +204,11 @@ def _parse(url: str) -> sa.URL:
     if parsed.drivername == "sqlite":
         if not parsed.database or parsed.database == ":memory:" or parsed.host:
             raise StoreError(f"store sqlite://... names no file; {URL_HELP}")
-        return parsed.set(database=str(Path(parsed.database).absolute()), query={})
+        if parsed.query:
+            raise StoreError(
+                "store sqlite:///... has settings after its question mark, which do nothing; leave them out"
+            )
+        return parsed.set(database=str(Path(parsed.database).absolute()))
     if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise StoreError(f"store is of kind {parsed.drivername!r}; {URL_HELP}")
     if "password" in parsed.query:
@@ -230,13 +234,17 @@ def _check_file(file: Path, *, create: bool) -> None:
 def file_system(folder: Path) -> str:
     """Kind of the file system that a folder lies on ("ext4", "nfs4"); empty where the system does not say."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return kind_of_mount(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape"), folder)
     except OSError:
         return ""
+
+
+def kind_of_mount(mounts: str, folder: Path) -> str:
+    """As `file_system`, by what Linux writes to `/proc/self/mountinfo`."""
     found = ("", "")
-    for line in lines:
+    for line in mounts.rstrip("\n").split("\n"):
         fields, _, tail = line.partition(" - ")
-        mount = fields.split()[4].encode().decode("unicode_escape")
+        mount = re.sub(r"\\([0-7]{3})", lambda escaped: chr(int(escaped[1], 8)), fields.split(" ")[4])
         if len(mount) >= len(found[0]) and folder.resolve().is_relative_to(mount):
             found = (mount, tail.split()[0])
     return found[1]
@@ -251,7 +259,9 @@ def _engine(url: sa.URL) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        options = f"-c lock_timeout={WAIT_SECONDS * 1000} -c synchronous_commit=on"
+        given = url.query.get("options", ())
+        own = f"-c lock_timeout={WAIT_SECONDS * 1000} -c synchronous_commit=on"  # the last of two counts
+        options = " ".join([given, own] if isinstance(given, str) else [*given, own])
         return sa.create_engine(
             url, pool_pre_ping=True, connect_args={"options": options, "connect_timeout": WAIT_SECONDS}, **pool
         )

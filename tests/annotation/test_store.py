@@ -12,8 +12,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from annotation.records import Judgment, Said
-from annotation.store import CONFLICT_TRIES, VERSION_TABLE, Store, StoreBusy, StoreError, file_system
+from annotation.store import CONFLICT_TRIES, VERSION_TABLE, Store, StoreBusy, StoreError, file_system, kind_of_mount
 from annotation.tables import metadata
+from benchmarks.annotation.databases import new_database
 
 
 def test_migrations_end_at_the_tables(store: Store) -> None:
@@ -155,6 +156,7 @@ def test_a_database_of_something_else_is_refused(url: str) -> None:
         ("mysql://host/db", "of kind 'mysql'"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
+        ("sqlite:///{folder}/a.db?mode=ro", "settings after a question mark"),
         ("sqlite:///{folder}", "is a folder"),
         ("sqlite:///{folder}/text.db/a.db", "folder cannot be made"),
         ("sqlite:///{folder}/text.db", "not a database"),
@@ -205,3 +207,19 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch) -> None:
 
 def test_the_kind_of_a_file_system_is_found() -> None:
     assert file_system(Path("/proc")) == "proc"
+
+
+@pytest.mark.parametrize("name", ["daten", "donn\u00e9es", "my data", "a\u00a0b", "back\\slash", "\U0001f600"])
+def test_a_mount_is_found_by_any_name(name: str) -> None:
+    written = name.replace("\\", "\\134").replace(" ", "\\040")  # as Linux does
+    mounts = f"25 0 8:1 / / rw - ext4 /dev/sda1 rw\n36 25 0:41 / /mnt/{written} rw,noatime - nfs4 host:/x rw\n"
+    assert kind_of_mount(mounts, Path("/mnt", name, "inner")) == "nfs4"
+    assert kind_of_mount(mounts, Path("/mnt/other")) == "ext4"
+
+
+def test_options_of_an_address_reach_postgresql(postgres_server: Path) -> None:
+    address = new_database(postgres_server)
+    address += "&options=-c%20search_path%3Dmine%20-c%20lock_timeout%3D1"
+    with Store.connect(address) as store, store.reading() as connection:
+        found = [connection.execute(sa.text(f"SHOW {name}")).scalar() for name in ("search_path", "lock_timeout")]
+    assert found == ["mine", "5s"]
