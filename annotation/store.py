@@ -205,9 +205,7 @@ def _parse(url: str) -> sa.URL:
         if not parsed.database or parsed.database == ":memory:" or parsed.host:
             raise StoreError(f"store sqlite://... names no file; {URL_HELP}")
         if parsed.query:
-            raise StoreError(
-                "store sqlite:///... has settings after its question mark, which do nothing; leave them out"
-            )
+            raise StoreError("store sqlite:///... has settings after a question mark, which do nothing; leave them out")
         return parsed.set(database=str(Path(parsed.database).absolute()))
     if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise StoreError(f"store is of kind {parsed.drivername!r}; {URL_HELP}")
