@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.annotation import access, browsers, durability, injection, keeping, screens, sheets, texts
+from benchmarks.annotation import access, browsers, durability, fuzzing, injection, keeping, screens, sheets, texts
 from benchmarks.annotation.databases import KINDS
 from benchmarks.annotation.figures import Figure, table
 
@@ -30,6 +30,7 @@ MEASURES: dict[str, tuple[tuple[str, ...], Measure]] = {
     "paint-200000": (KINDS, browsers.in_chromium(partial(browsers.painted, counts=(10_000, 200_000)))),
     "ten-browsers": (KINDS, browsers.in_chromium(browsers.ten_browsers)),
     "hostile": (("sqlite",), browsers.in_chromium(screens.hostile)),
+    "fuzz": (KINDS, fuzzing.fuzz),
     "texts": (KINDS, texts.texts),
     "sql": (KINDS, injection.sql),
     "sqlmap": (KINDS, injection.sqlmap),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -53,7 +54,6 @@ EXAMPLES: dict[str, Any] = {
     "rationale": "why",
     "edits": {"0": "better"},
     "reason": "long",
-    "item_id": "1",
     "item_ids": ["1"],
     "campaign_id": 1,
     "version": 1,
@@ -135,18 +135,21 @@ def a_bystander(app: App) -> dict[str, str]:
     with app.signed_in("manager") as browser:
         browser.post("/api/v1/admin/invites", json={"note": "theirs"})
         invites = browser.get("/api/v1/admin/invites").json()["invites"]
-        return {"invite_id": invites[0]["id"], "request_id": app.cancelled_prompt(browser)}
+        card = browser.post("/api/v1/next", json={"client": "tab"}).json()["card"]
+        prompt = app.cancelled_prompt(browser)
+    return {"invite_id": invites[0]["id"], "request_id": prompt, "item_id": card["item_id"]}
 
 
 def requests_of(document: dict[str, Any], own: dict[str, str], payloads: Sequence[str]) -> Iterator[Request]:
     """Every operation of the app's own document with each payload in each place, the others as they should be."""
     paths = {**PATHS, "annotator_id": own["victim"], **own}
+    said = EXAMPLES | {"item_id": own["item_id"]}
     for route, operations in document["paths"].items():
         for method, operation in operations.items():
             parameters = operation.get("parameters", [])
             named = {each["name"]: paths[each["name"]] for each in parameters if each["in"] == "path"}
             media, fields = body_of(document, operation)
-            body = {name: example(name) for name in fields if name in EXAMPLES or name == "id"}
+            body = {name: said[name] for name in fields if name in said}
             plain = Request(route, method, route.format(**named), **({media: body} if media else {}))
             for payload in payloads:
                 for each in parameters:
@@ -156,8 +159,8 @@ def requests_of(document: dict[str, Any], own: dict[str, str], payloads: Sequenc
                     else:
                         yield replace(plain, query={each["name"]: payload}, place=each["name"])
                 for name in fields:
-                    for value in with_payload(EXAMPLES.get(name), payload):
-                        fresh = {"id": example("id")} if "id" in fields else {}
+                    for value in with_payload(said.get(name), payload):
+                        fresh = {"id": str(uuid.uuid4())} if "id" in fields else {}
                         yield replace(plain, place=name, **{media: body | fresh | {name: value}})
 
 
@@ -168,10 +171,6 @@ def body_of(document: dict[str, Any], operation: dict[str, Any]) -> tuple[str, l
         properties = document["components"]["schemas"][schema]["properties"]
         return ("json" if media_type == "application/json" else "form"), list(properties)
     return ("json", ["client"]) if operation["operationId"].startswith("release") else ("", [])
-
-
-def example(name: str) -> Any:
-    return str(uuid.uuid4()) if name == "id" else EXAMPLES[name]
 
 
 def with_payload(value: Any, payload: str) -> Iterator[Any]:
@@ -218,16 +217,14 @@ def sqlmap(kind: str, folder: Path) -> Figure:
     program = shutil.which("sqlmap")
     if program is None:
         raise FileNotFoundError("sqlmap is not installed; apt-get install sqlmap")
-    body = '{"client":"tab","id":"10000000-1000-1000-1000-100000000000","item_id":"1","kind":"ranking","ranks":[1,2],'
-    body += '"rationale":"why"}'
+    said = {"client": "tab", "id": "10000000-1000-1000-1000-100000000000", "kind": "ranking", "ranks": [1, 2]}
     with app_with_accounts(kind, folder, "sqlmap") as app:
+        with app.signed_in("annotator") as browser:
+            card = browser.post("/api/v1/next", json={"client": "tab"}).json()["card"]
+            cookie = f"{app.cookie}={browser.cookies[app.cookie]}"
+        body = json.dumps(said | {"item_id": card["item_id"], "rationale": "why"})
         command = [program, "-u", f"{app.server.url}/api/v1/judgments", "--data", body, "-p", "item_id,rationale,kind"]
-        command += [
-            "--cookie",
-            f"{app.cookie}={app.sign_in('annotator')}",
-            "--headers",
-            "Content-Type: application/json",
-        ]
+        command += ["--cookie", cookie, "--headers", "Content-Type: application/json"]
         command += ["--randomize", "id", "--batch", "--level", "3", "--risk", "2", "--disable-coloring"]
         command += ["--ignore-code", "404,422", "--output-dir", str(folder), "--dbms", kind]
         done = subprocess.run(command, capture_output=True, text=True, timeout=1800)

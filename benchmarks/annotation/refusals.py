@@ -23,11 +23,12 @@ from benchmarks.annotation.server import Annotator, run_command
 
 def refused_texts(annotator: Annotator) -> Iterator[tuple[str, bool]]:
     """Texts with a NUL, half a pair or a character too many in requests, and whether the status is as promised."""
-    ranking = {"item_id": "1", "kind": "ranking", "ranks": [1, 2]}
+    judged = annotator.http.get("/api/v1/history").json()["rows"][0]["item_id"]
+    ranking = {"item_id": judged, "kind": "ranking", "ranks": [1, 2]}
     fields: tuple[tuple[str, dict[str, Any], int, Callable[[str], dict[str, Any]]], ...] = (
         ("/api/v1/judgments", ranking, LONGEST_RATIONALE, lambda text: {"rationale": text}),
         ("/api/v1/judgments", ranking, LONGEST_EDIT, lambda text: {"edits": {"0": text}}),
-        ("/api/v1/judgments", {"item_id": "1", "kind": "skip"}, LONGEST_REASON, lambda text: {"reason": text}),
+        ("/api/v1/judgments", {"item_id": judged, "kind": "skip"}, LONGEST_REASON, lambda text: {"reason": text}),
         ("/api/v1/live", {"campaign_id": 1}, LONGEST_PROMPT, lambda text: {"messages": [message("user", text)]}),
         (
             "/api/v1/live",
