@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+from random import SystemRandom
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,12 +17,9 @@ from rlhf.data.comparisons import Message
 SHOWN_KINDS = (assignment.ADJUDICATION, assignment.LIVE)  # the others all look like work
 
 
-def shown_order(comparison_id: str, annotator_id: str, num_responses: int) -> list[int]:
-    """The blind order: positions of the responses from left to right, fixed by item and annotator."""
-    return sorted(
-        range(num_responses),
-        key=lambda place: hashlib.sha256(f"{comparison_id}:{annotator_id}:{place}".encode()).digest(),
-    )
+def shown_order(num_responses: int) -> list[int]:
+    """A blind order: positions of the responses from left to right. No one can work it out, not even from the texts."""
+    return SystemRandom().sample(range(num_responses), num_responses)
 
 
 def show(
@@ -88,8 +85,7 @@ def order_for(
             own = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
             connection.execute(sa.update(showing).where(own).values(chosen))
         return kept
-    comparison_id = connection.execute(sa.select(item.c.comparison_id).where(item.c.id == item_id)).scalar_one()
-    order = shown_order(comparison_id, annotator_id, num_responses)
+    order = shown_order(num_responses)
     row = {"item_id": item_id, "annotator_id": annotator_id, "shown_order": order}
     connection.execute(sa.insert(showing).values(row | chosen))
     return order

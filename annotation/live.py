@@ -10,6 +10,7 @@ store alone, so the app needs no torch, and a worker may run anywhere the databa
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 
 from annotation import campaigns
 from annotation.assignment import LIVE
-from annotation.cards import show, shown_order
+from annotation.cards import show
 from annotation.importing import has_a_choice
 from annotation.records import AnnotationError, Card, TooLong, UnknownItem
 from annotation.store import Store
@@ -147,7 +148,8 @@ class LivePrompts:
 
         def queue(connection: sa.Connection) -> str:
             # one at a time: two would both be the last that is allowed
-            connection.execute(sa.select(annotator.c.id).where(annotator.c.id == annotator_id).with_for_update())
+            own = sa.select(annotator.c.id).where(annotator.c.id == annotator_id)
+            connection.execute(own.with_for_update(key_share=True))
             known = connection.execute(sa.select(live_request).where(live_request.c.id == request_id)).first()
             if known is not None:
                 if (known.annotator_id, known.campaign_id, known.messages) != (annotator_id, campaign_id, rows):
@@ -213,7 +215,8 @@ def blind_order(seeds: Sequence[str], annotator_id: str) -> list[int]:
 
     The seeds are drawn by the worker and never shown: who asks cannot work the order out.
     """
-    return shown_order(":".join(seeds), annotator_id, len(seeds))
+    drawn = f"{':'.join(seeds)}:{annotator_id}"
+    return sorted(range(len(seeds)), key=lambda place: hashlib.sha256(f"{drawn}:{place}".encode()).digest())
 
 
 def give_up_old_ones(connection: sa.Connection, now: float) -> None:

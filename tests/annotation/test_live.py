@@ -294,6 +294,20 @@ def test_answers_become_an_item_of_the_tab_that_asked(
     assert prompts.look(ada, request_id).card is None
 
 
+def test_an_item_that_its_author_left_comes_back_to_them_and_to_nobody_else(
+    service: AnnotationService, prompts, ada, ask, queue, sign_in, clock
+) -> None:
+    request_id = ask()
+    Worker(queue, Speakers("one", "two")).work()
+    item_id = prompts.look(ada, request_id).card.item_id
+    clock.now += 3600
+    assert service.next_card(sign_in("Grace"), "tab-2").card is None
+    given = service.next_card(ada, "tab-2").card
+    assert (given.item_id, given.kind) == (item_id, "live")
+    service.submit(ada, Judgment(str(uuid.uuid4()), item_id, Said("ranking", (1, 2))))
+    assert service.progress(ada).available == 0
+
+
 def test_the_order_is_blind_and_stays_from_the_first_word_to_the_card(prompts, ada, ask, queue, every_word) -> None:
     orders = Counter()
     for number in range(12):
