@@ -77,7 +77,7 @@ class Annotator:
 
     Attributes:
         acknowledged: ids of judgments that the server said it has.
-        seconds: of each submit and of each next, as they were answered at the first try.
+        seconds: of each submit and of each next, until it was answered for good, however often it was sent.
     """
 
     url: str
@@ -122,18 +122,16 @@ class Annotator:
 
     def _patiently(self, ask: Any, *, timed: bool = False) -> httpx.Response:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        first = True
+        begun = time.perf_counter()
         while True:
-            begun = time.perf_counter()
             try:
                 answer: httpx.Response = ask()
             except httpx.TransportError:
                 answer = httpx.Response(503)
             if answer.status_code != 503:
-                if timed and first:
+                if timed:
                     self.seconds.append(time.perf_counter() - begun)
                 return answer
             if time.monotonic() > deadline:
                 raise OSError(f"{self.name} had no answer for {PATIENCE_SECONDS} s")
-            first = False
             time.sleep(0.1)

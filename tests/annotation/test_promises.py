@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from benchmarks.annotation import __main__ as command
-from benchmarks.annotation import access, durability, injection, keeping, sheets, texts
+from benchmarks.annotation import access, durability, fuzzing, injection, keeping, sheets, texts
 from benchmarks.annotation.databases import KINDS, postgres_programs
 from benchmarks.annotation.figures import Figure, quantiles, table
+from benchmarks.annotation.server import Annotator
 
 SMALL = {
     "killed": (durability.killed, {"clients": 4, "submissions": 6, "kills": 2}),
@@ -22,6 +26,7 @@ SMALL = {
 
 # Each with a server of its own, and on one of the databases here.
 SMALL_ON = {
+    "fuzz": ("sqlite", fuzzing.fuzz, {"cases": 120}),
     "texts": ("postgresql", texts.texts, {"count": 50, "longest": 0, "annotators": 2}),
     "sql": ("postgresql", injection.sql, {"payloads": injection.SQL[:1]}),
     "formulas": ("sqlite", sheets.formulas, {}),
@@ -79,3 +84,31 @@ def test_quantiles_are_of_sorted_milliseconds() -> None:
 
 def test_the_table_says_what_was_not_tried() -> None:
     assert "not tried" in table([Figure("a", "postgresql", "PostgreSQL is not installed", None)])
+
+
+class BusyAtFirst(BaseHTTPRequestHandler):
+    """Answers 503 to the first of the requests that are timed, and 200 to all others."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.asked.append(self.path)
+        self.send_response(503 if self.asked == ["/login", "/api/v1/next"] else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_the_time_of_a_request_is_that_of_all_its_tries() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BusyAtFirst) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        with Annotator(f"http://127.0.0.1:{server.server_port}", "Ann") as ann:
+            ann.post("next", {})
+            ann.post("judgments", {})
+        server.shutdown()
+        thread.join()
+    assert BusyAtFirst.asked == ["/login", "/api/v1/next", "/api/v1/next", "/api/v1/judgments"]
+    tried_twice, _ = ann.seconds
+    assert tried_twice >= 0.1  # what it waits before it asks again
