@@ -17,7 +17,7 @@ from annotation.importing import import_comparisons
 from annotation.records import InvalidJudgment, InvalidName, Judgment, NotHeld, Progress, Said, TooLong, UnknownItem
 from annotation.service import AnnotationService
 from annotation.store import Store, StoreBusy
-from annotation.tables import judgment
+from annotation.tables import annotator, judgment, showing, slot
 from benchmarks.annotation import durability
 from tests.annotation.items import comparison
 
