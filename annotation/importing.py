@@ -22,16 +22,28 @@ DEFAULT_CAMPAIGN = "main"
 
 @dataclass(frozen=True)
 class Imported:
-    """How many items were added, were there already, and were left out because all responses are the same."""
+    """What became of comparisons.
+
+    Attributes:
+        num_added: items that were added.
+        num_known: those that were there already.
+        num_same: those that were left out because all responses are the same.
+        num_unmarked: those that were there already with other gold or usefulness than they came with now.
+    """
 
     num_added: int
     num_known: int
     num_same: int
+    num_unmarked: int = 0
 
     def __str__(self) -> str:
         known = f", {self.num_known} were there already" if self.num_known else ""
         same = f", {self.num_same} left out: all responses the same" if self.num_same else ""
-        return f"{self.num_added} items added{known}{same}"
+        kept = (
+            f"; {self.num_unmarked} of those there keep their gold and usefulness, which are others here: "
+            "import into another --campaign to use these"
+        )
+        return f"{self.num_added} items added{known}{same}{kept if self.num_unmarked else ''}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,11 @@ class Marks:
                 raise DataError(
                     f"comparison {number} has gold {list(ranks)}; give {count} whole numbers from 1 to {count}"
                 )
+
+    def differ(self, known: sa.Row) -> bool:
+        """Whether they say something of an item that is not what is kept of it."""
+        gold, usefulness = self.gold.get(known.comparison_id), self.usefulness.get(known.comparison_id)
+        return (gold is not None and list(gold) != known.gold) or usefulness not in (None, known.usefulness)
 
 
 def check_comparisons(comparisons: Sequence[Comparison]) -> None:
@@ -129,8 +146,10 @@ def import_comparisons(
     marks = Marks(gold or {}, gold_kind, usefulness or {})
     marks.check(comparisons)
     rows = [comparison for comparison in comparisons if has_a_choice(comparison)]
-    num_added = store.write(lambda connection: _import(connection, rows, name, overlap, origins or {}, marks))
-    return Imported(num_added, len(rows) - num_added, len(comparisons) - len(rows))
+    num_added, num_unmarked = store.write(
+        lambda connection: _import(connection, rows, name, overlap, origins or {}, marks)
+    )
+    return Imported(num_added, len(rows) - num_added, len(comparisons) - len(rows), num_unmarked)
 
 
 def _import(
@@ -140,15 +159,20 @@ def _import(
     overlap: int | None,
     origins: Mapping[str, PolicyOrigin],
     marks: Marks,
-) -> int:
-    """Add what is new, table by table: annotators wait for no longer than that takes."""
+) -> tuple[int, int]:
+    """Add what is new, table by table: annotators wait for no longer than that takes.
+
+    Returns:
+        How many items were added, and how many that were there come with other marks.
+    """
     unique = {comparison.id: comparison for comparison in comparisons}
     campaign_id, overlap = _campaign(connection, name, overlap)
-    known = sa.select(item.c.comparison_id).where(item.c.campaign_id == campaign_id)
-    seen = set(connection.execute(known).scalars())
+    known = sa.select(item.c.comparison_id, item.c.gold, item.c.usefulness).where(item.c.campaign_id == campaign_id)
+    seen = {row.comparison_id: row for row in connection.execute(known)}
     new = [comparison for comparison in unique.values() if comparison.id not in seen]
+    num_unmarked = sum(marks.differ(seen[each]) for each in unique if each in seen)
     if not new:
-        return 0
+        return 0, num_unmarked
     names = {response.policy for comparison in new for response in comparison.responses if response.policy is not None}
     policies = {name: _policy(connection, name, origins.get(name, PolicyOrigin(""))) for name in sorted(names)}
     _add_prompts(connection, new)
@@ -178,7 +202,7 @@ def _import(
         order = find(connection, campaign_id).settings.order
         if order != "oldest":  # as new slots are
             set_order(connection, campaign_id, order)
-    return len(new)
+    return len(new), num_unmarked
 
 
 def _uniform(text: str) -> float:

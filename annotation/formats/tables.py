@@ -16,6 +16,7 @@ Row = tuple[str, Any]  # where it is, and the row: names and values, or the Data
 LONGEST_CELL = 2**31 - 1
 ROWS_AT_ONCE = 500
 CSV_FIX = 'separate by commas and put texts in double quotes, a quote within as ""'
+LINES_FIX = "end lines with a line feed, and put texts that hold a carriage return in double quotes"
 UTF8_FIX = "save the file as UTF-8"
 
 
@@ -39,7 +40,9 @@ def csv_rows(path: str) -> Iterator[Row]:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise DataError(f"{place}: not CSV from here on ({str(error).split(' - ')[0]}); {CSV_FIX}") from None
+                found = str(error).split(" - ")[0]
+                fix = LINES_FIX if found.startswith("new-line") else CSV_FIX
+                raise DataError(f"{place}: not CSV from here on ({found}); {fix}") from None
             if not cells:
                 continue
             if names is None:

@@ -265,7 +265,10 @@ def test_csv_cells_may_hold_messages_as_json_and_not_as_python(save: Save, tmp_p
         ('prompt,response_1,response_2\n"a\n\nb",b,c\na,b,c,d\n', ":5: 4 columns where the first line names 3; "),
         ('prompt,response_1,response_2\na,b,c\nx,"y"z,w\n', ":3: not CSV from here on ("),
         ('prompt,response_1,response_2\na,b,c\nx,"y,w\n\n', ":3: not CSV from here on (unexpected end of data)"),
-        ("prompt,response_1,response_2\ra,b,c\r", ":1: not CSV from here on ("),
+        (
+            "prompt,response_1,response_2\ra,b,c\r",
+            ":1: not CSV from here on (new-line character seen in unquoted field); end lines with a line feed",
+        ),
         ("prompt;response_1;response_2\na;b;c\n", ":1: one column, 'prompt;response_1;response_2'; separate"),
         ("prompt,response_1,Response 1\na,b,c\n", ":1: columns of the same name: response_1; rename them"),
         ("prompt,response_1,response_3\na,b,c\n", ":1: field 'response_2': missing; "),
