@@ -60,11 +60,8 @@ def fuzz(kind: str, folder: Path, *, cases: int = 5_000) -> Figure:
     )
     kept = statuses.total() >= cases and alive and not (failures or violations or tracebacks or chains)
     details = {"statuses": dict(sorted(statuses.items())), "tracebacks": tracebacks}
-    return Figure("fuzzing by the app's document", kind, text, kept, details | report(failures, violations))
-
-
-def report(failures: Sequence[str], violations: Sequence[str]) -> dict[str, Any]:
-    return {"failures": failures[:10], "violations": violations[:10]}
+    details |= {"failures": failures[:10], "violations": violations[:10]}
+    return Figure("fuzzing by the app's document", kind, text, kept, details)
 
 
 class Fuzzer:
