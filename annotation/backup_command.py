@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from annotation import audit
 from annotation.arguments import STORE_HELP, Parser
@@ -16,7 +17,8 @@ def backup_main(arguments: Sequence[str]) -> None:
     parser.add_argument("--store", required=True, metavar="URL", help=STORE_HELP)
     parser.add_argument("--out", required=True, metavar="FILE", help="file to write, such as annotations.jsonl.gz")
     settings = parser.parse_args(arguments)
-    print(f"{backup(Store.open(settings.store, create=False), settings.out)}: {settings.out}")
+    with closing(Store.open(settings.store, create=False)) as store:
+        print(f"{backup(store, settings.out)}: {settings.out}")
 
 
 def restore_main(arguments: Sequence[str]) -> None:
@@ -35,8 +37,7 @@ def verify_main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--store", required=True, metavar="URL", help=STORE_HELP)
     settings = parser.parse_args(arguments)
-    store = Store.open(settings.store, create=False)
-    with store.snapshot() as connection:
+    with closing(Store.open(settings.store, create=False)) as store, store.snapshot() as connection:
         found = audit.verify(connection)
     if found.problems:
         shown = "; ".join(found.problems[:5])

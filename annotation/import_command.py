@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from annotation.arguments import STORE_HELP, Parser
 from annotation.assignment import GOLD, QUALIFICATION
@@ -27,14 +28,14 @@ def import_main(arguments: Sequence[str]) -> None:
     settings = parser.parse_args(arguments)
     check_campaign_settings(settings.campaign, settings.overlap)
     items = read_items(settings.file, form=settings.form, split=settings.split)
-    store = Store.open(settings.store)
-    done = import_comparisons(
-        store,
-        [item.comparison for item in items],
-        name=settings.campaign,
-        overlap=settings.overlap,
-        gold={item.comparison.id: item.gold for item in items if item.gold is not None},
-        gold_kind=settings.gold_as,
-        usefulness={item.comparison.id: item.usefulness for item in items if item.usefulness is not None},
-    )
-    print(f"{done} (store {store.address})")
+    with closing(Store.open(settings.store)) as store:
+        done = import_comparisons(
+            store,
+            [item.comparison for item in items],
+            name=settings.campaign,
+            overlap=settings.overlap,
+            gold={item.comparison.id: item.gold for item in items if item.gold is not None},
+            gold_kind=settings.gold_as,
+            usefulness={item.comparison.id: item.usefulness for item in items if item.usefulness is not None},
+        )
+        print(f"{done} (store {store.address})")

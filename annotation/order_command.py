@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 import sqlalchemy as sa
 
@@ -30,13 +31,13 @@ def order_main(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=8, help="responses scored at a time; default 8")
     settings = parser.parse_args(arguments)
     weights = Weights(settings.disagreement, settings.entropy, settings.coverage)
-    store = Store.open(settings.store, create=False)
-    if settings.reward_model:
-        score(store, settings.campaign, settings.reward_model, settings.batch_size)
-    now = time.time()
-    store.write(lambda connection: _go_by_usefulness(connection, settings.campaign, now))
-    count = rate(store, settings.campaign, weights=weights, at=now)
-    print(f"{count} items with a place left are in order (store {store.address}, campaign {settings.campaign})")
+    with closing(Store.open(settings.store, create=False)) as store:
+        if settings.reward_model:
+            score(store, settings.campaign, settings.reward_model, settings.batch_size)
+        now = time.time()
+        store.write(lambda connection: _go_by_usefulness(connection, settings.campaign, now))
+        count = rate(store, settings.campaign, weights=weights, at=now)
+        print(f"{count} items with a place left are in order (store {store.address}, campaign {settings.campaign})")
 
 
 def score(store: Store, campaign: str, reward_model: str, batch_size: int) -> None:
