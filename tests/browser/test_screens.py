@@ -82,24 +82,24 @@ def test_history_opens_what_was_judged_as_a_new_revision(server: Server, judge: 
 
 
 def test_own_work_shows_the_accuracy_on_gold_with_its_interval(server: Server, judge: Judge) -> None:
-    known = numbered(4)
+    known = numbered(8)
     server.fill(known, gold={row.id: [1, 2] for row in known}, gold_kind="qualification")
-    server.ask_for(qualification_items=4, qualification_accuracy=0.5)
+    server.ask_for(qualification_items=8, qualification_accuracy=0.5)
     server.start()
     page = judge.open("Ada").page
-    for count in range(4):
+    for count in range(8):
         page.wait_for_selector(READY)
-        # right three times of four
+        # right six times of eight
         good = 0 if "good" in judge.responses[0] else 1
         item = judge.item
-        judge.press("1" if (good == 0) == (count < 3) else "0")
+        judge.press("1" if (good == 0) == (count < 6) else "0")
         page.wait_for_selector(f"{READY}:not([data-item='{item}']), .judge:not([data-state='card'])")
         expect(judge.unsent).to_be_empty()
     visit(page, "work")
-    # Wilson's interval of 3 of 4
-    expect(page.locator(".gold")).to_contain_text("3 of 4: 75%")
-    expect(page.locator(".gold")).to_contain_text("from 30% to 95%")
-    expect(page.locator(".tile").first).to_contain_text("4")
+    # Wilson's interval of 6 of 8
+    expect(page.locator(".gold")).to_contain_text("6 of 8: 75%")
+    expect(page.locator(".gold")).to_contain_text("from 41% to 93%")
+    expect(page.locator(".tile").first).to_contain_text("8")
 
 
 def test_adjudicators_see_what_others_said_and_others_see_no_such_screen(
