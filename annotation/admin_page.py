@@ -95,11 +95,14 @@ def _lay_out(desk: Desk, blocks: Any) -> None:
     gr.HTML('<nav class="top"><a href="/annotate">Annotate</a></nav>')
     chosen = desk.choice(label=say("campaign"), elem_id="campaign", filterable=True)
 
+    def newest() -> int | None:
+        with desk.store.reading() as connection:
+            return max((each.id for each in campaigns.all_campaigns(connection)), default=None)
+
     def campaign_choices(campaign_id: int | None) -> Any:
         with desk.store.reading() as connection:
             found = campaigns.all_campaigns(connection)
-        known = [each.id for each in found]
-        value = campaign_id if campaign_id in known else known[-1] if known else None
+        value = campaign_id if campaign_id in [each.id for each in found] else newest()
         return gr.Dropdown(choices=[(each.name, each.id) for each in found], value=value)
 
     with gr.Tabs():
@@ -129,7 +132,11 @@ def _lay_out(desk: Desk, blocks: Any) -> None:
 
         return turn
 
-    desk.on(dashboard_of.select, ticking(True, board.show), [chosen], [board.timer, *board.figures])
+    def show_board(call: Call, campaign_id: int | None) -> list[Any]:
+        # Gradio opens the first tab before the list of campaigns has chosen: this answer may come after that one's
+        return board.show(call, newest() if campaign_id is None else campaign_id)
+
+    desk.on(dashboard_of.select, ticking(True, show_board), [chosen], [board.timer, *board.figures])
     desk.on(campaigns_of.select, ticking(False, show_campaign), [chosen], [board.timer, *campaign_parts])
     desk.on(data_of.select, ticking(False, show_data), [], [board.timer, *data_parts])
     desk.on(users_of.select, ticking(False, show_users), [], [board.timer, *user_parts])

@@ -224,6 +224,17 @@ def test_a_manager_writes_guidelines_and_the_audit_says_who(as_role, store: Stor
     assert newest.actor_id == service.annotator_of(tokens["manager"]).id
 
 
+def test_the_dashboard_that_opens_before_a_campaign_is_chosen_shows_the_newest_one(as_role) -> None:
+    """Its answer may come last, and would take the figures away again."""
+    client = as_role("manager")
+    functions = functions_of(client)
+    selecting = (each for each in functions if [event for _, event in each["targets"]] == ["select"] and each["inputs"])
+    first = next(selecting)
+    answers = [call(client, first["id"], [campaign_id]).json()["data"] for campaign_id in (None, 1)]
+    assert answers[0] == answers[1]
+    assert "cards" in json.dumps(answers[0])
+
+
 def test_the_head_of_the_dashboard_comes_before_the_statistics(as_role) -> None:
     client = as_role("manager")
     config = client.get("/admin/config").json()
