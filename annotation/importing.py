@@ -174,7 +174,7 @@ def _import(
     if not new:
         return 0, num_unmarked
     names = {response.policy for comparison in new for response in comparison.responses if response.policy is not None}
-    policies = {name: _policy(connection, name, origins.get(name, PolicyOrigin(""))) for name in sorted(names)}
+    policies = {name: policy_id(connection, name, origins.get(name, PolicyOrigin(""))) for name in sorted(names)}
     _add_prompts(connection, new)
     connection.execute(sa.insert(item), [_item(campaign_id, comparison, marks) for comparison in new])
     ids_query = sa.select(item.c.comparison_id, item.c.id).where(item.c.campaign_id == campaign_id)
@@ -252,7 +252,8 @@ def _campaign(connection: sa.Connection, name: str, overlap: int | None) -> tupl
     return connection.execute(sa.insert(campaign).values(values).returning(campaign.c.id)).scalar_one(), overlap or 1
 
 
-def _policy(connection: sa.Connection, name: str, origin: PolicyOrigin) -> int:
+def policy_id(connection: sa.Connection, name: str, origin: PolicyOrigin) -> int:
+    """The number of a policy, which is entered if it is not there."""
     query = sa.select(policy.c.id).where(policy.c.name == name, policy.c.sha256 == origin.sha256)
     known = connection.execute(query).scalar()
     if known is not None:

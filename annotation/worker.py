@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from annotation.importing import PolicyOrigin
+from annotation.importing import PolicyOrigin, policy_id
 from annotation.live import (
     DONE,
     FAILED,
@@ -30,7 +30,7 @@ from annotation.live import (
     make_item,
 )
 from annotation.store import Store, StoreUnavailable
-from annotation.tables import live_answer, live_request, live_worker, policy
+from annotation.tables import live_answer, live_request, live_worker
 from rlhf.data.comparisons import Message, Response
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class LiveQueue:
             old = live_worker.c.seen_at <= self.clock() - WORKER_SECONDS
             connection.execute(sa.delete(live_worker).where(old))
             self._be_seen(connection)
-            return [_policy_id(connection, one) for one in self.policies]
+            return [policy_id(connection, one.name, one.origin) for one in self.policies]
 
         self._policy_ids = self.store.write(enter)
 
@@ -403,13 +403,3 @@ def _check_storable(text: str) -> str:
 def _put(connection: sa.Connection, request_id: str, position: int, text: str, finish_reason: str | None) -> None:
     own = (live_answer.c.request_id == request_id) & (live_answer.c.position == position)
     connection.execute(sa.update(live_answer).where(own).values(text=text, finish_reason=finish_reason))
-
-
-def _policy_id(connection: sa.Connection, one: LivePolicy) -> int:
-    known = sa.select(policy.c.id).where(policy.c.name == one.name, policy.c.sha256 == one.origin.sha256)
-    found = connection.execute(known).scalar()
-    if found is not None:
-        return found
-    manifest = None if one.origin.manifest is None else dict(one.origin.manifest)
-    values = {"name": one.name, "sha256": one.origin.sha256, "manifest": manifest}
-    return connection.execute(sa.insert(policy).values(values).returning(policy.c.id)).scalar_one()
