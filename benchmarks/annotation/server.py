@@ -49,6 +49,7 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
                 raise OSError(f"the server does not start: {self.log.read_text()[-2000:]}")
             time.sleep(0.02)
 
