@@ -263,13 +263,11 @@ def _policy_names(connection: sa.Connection) -> dict[int, str]:
 
 def gold_results(connection: sa.Connection, campaign_id: int) -> dict[str, list[bool]]:
     """Annotator -> whether each gold item was right, as `annotation.gold.results` counts: the first answer."""
-    after = judgment.alias("after")
-    taken_back = sa.exists().where(after.c.supersedes == judgment.c.number, after.c.kind == "undo")
     query = (
         sa.select(judgment.c.annotator_id, judgment.c.item_id, judgment.c.ranks, item.c.gold)
         .join(item, item.c.id == judgment.c.item_id)
         .where(item.c.campaign_id == campaign_id, item.c.kind.in_(KNOWN_ANSWERS), item.c.gold.is_not(None))
-        .where(judgment.c.kind == "ranking", ~taken_back)
+        .where(judgment.c.kind == "ranking")
         .order_by(judgment.c.number)
     )
     first: dict[tuple[str, int], bool] = {}

@@ -118,7 +118,8 @@ def test_gold_and_adjudication_count_for_themselves_alone(desk: Desk, dashboard:
     desk.say(right, "ann", (2, 1), role="gold")
     # what counts is the first answer
     first = desk.say(wrong, "ann", (1, 2), role="gold")
-    desk.say(wrong, "ann", (2, 1), role="gold", supersedes=first)
+    undone = desk.say(wrong, "ann", None, kind="undo", role="gold", supersedes=first)
+    desk.say(wrong, "ann", (2, 1), role="gold", supersedes=undone)
     figures = dashboard.figures(1)
     annotators = {each.annotator: each for each in figures.workers}
     assert (annotators["ann"].gold.n, annotators["ann"].gold.value) == (2, 1 / 2)
