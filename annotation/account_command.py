@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from annotation import campaigns
 from annotation.accounts import Accounts
 from annotation.arguments import STORE_HELP, Parser
+from annotation.invites import Invites
 from annotation.public_site import checked_public_url
 from annotation.records import ROLES
+from annotation.sessions import Sessions
 from annotation.store import Store
 
 SECRET = "RLHF_ANNOTATION_SECRET"
@@ -109,8 +111,9 @@ def invite_main(arguments: Sequence[str]) -> None:
     parser = Parser(prog="rlhf annotate invite", description="Make a link with which people make their accounts.")
     parser.add_argument("--store", required=True, metavar="URL", help=STORE_HELP)
     parser.add_argument("--role", choices=ROLES, default=ROLES[0], help=f"of the accounts; default {ROLES[0]}")
-    parser.add_argument("--campaign", metavar="NAME", help="of which they become members; default none")
-    parser.add_argument("--uses", type=int, default=1, help="how many accounts; default 1")
+    campaign_help = "of which they become members, and so does who has an account; default none"
+    parser.add_argument("--campaign", metavar="NAME", help=campaign_help)
+    parser.add_argument("--uses", type=int, default=1, help="how many accounts and members; default 1")
     parser.add_argument("--days", type=float, default=7, help="how long the link is good; default 7")
     parser.add_argument("--note", default="", help="whom it is for; managers see it")
     address_help = f"the app's address, as in rlhf annotate; default {LOCAL_ADDRESS}"
@@ -119,12 +122,12 @@ def invite_main(arguments: Sequence[str]) -> None:
     address = checked_public_url(settings.public_url) if settings.public_url else LOCAL_ADDRESS
     store = Store.open(settings.store, create=False)
     try:
-        accounts = Accounts(store, secret=secret_of_environment())
+        invites = Invites(Sessions(Accounts(store, secret=secret_of_environment())))
         campaign_id = None
         if settings.campaign:
             with store.reading() as connection:
                 campaign_id = campaigns.by_name(connection, settings.campaign).id
-        token = accounts.make_invite(
+        token = invites.make(
             settings.role,
             campaign_id=campaign_id,
             uses=settings.uses,
@@ -132,7 +135,7 @@ def invite_main(arguments: Sequence[str]) -> None:
             note=settings.note,
             by=None,
         )
-        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(accounts.invite_of(token).expires_at))
+        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(invites.find(token).expires_at))
         uses = "one account" if settings.uses == 1 else f"{settings.uses} accounts"
         print(f"{address}/invite/{token}\n{uses}, role {settings.role}, until {until}")
     finally:

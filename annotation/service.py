@@ -16,6 +16,7 @@ from annotation import adjudication, assignment, audit, campaigns, drawing, gold
 from annotation.accounts import Accounts
 from annotation.campaigns import Campaign
 from annotation.cards import kept_order, lock, show
+from annotation.invites import Invites
 from annotation.judgments import check_id
 from annotation.records import (
     Annotator,
@@ -32,6 +33,7 @@ from annotation.records import (
     Undone,
     UnknownItem,
 )
+from annotation.sessions import Sessions
 from annotation.store import Store
 from annotation.tables import annotator, campaign, item, judgment, prompt, slot
 
@@ -76,6 +78,8 @@ class AnnotationService:
     ):
         self.store = store
         self.accounts = accounts or Accounts(store, clock=clock)
+        self.sessions = Sessions(self.accounts)
+        self.invites = Invites(self.sessions)
         self.lease_seconds = lease_seconds
         self.clock = clock
         self.random = random or Random()
@@ -87,16 +91,16 @@ class AnnotationService:
     # ---- sessions -----------------------------------------------------------------------------------------
 
     def sign_in(self, name: str, password: str = "", *, address: str = "") -> str:
-        """As `Accounts.sign_in`."""
-        return self.accounts.sign_in(name, password, address=address)
+        """As `Sessions.sign_in`."""
+        return self.sessions.sign_in(name, password, address=address)
 
     def annotator_of(self, token: str | None) -> Annotator | None:
-        """As `Accounts.annotator_of`."""
-        return self.accounts.annotator_of(token)
+        """As `Sessions.annotator_of`."""
+        return self.sessions.annotator_of(token)
 
     def sign_out(self, token: str) -> None:
-        """As `Accounts.sign_out`."""
-        self.accounts.sign_out(token)
+        """As `Sessions.sign_out`."""
+        self.sessions.sign_out(token)
 
     # ---- work ---------------------------------------------------------------------------------------------
 

@@ -142,10 +142,10 @@ def _invites(desk: Desk) -> tuple[Any, list[Any]]:
         invite = desk.choice(label=say("invites.invite"))
         revoke = gr.Button(say("invites.revoke"), scale=0, min_width=260)
     told = gr.HTML()
-    accounts = desk.service.accounts
+    kept = desk.service.invites
 
     def show(call: Call) -> list[Any]:
-        found = accounts.invites()
+        found = kept.all()
         columns = (
             *(("invite", "text"), ("role", "text"), ("campaign", "text"), ("note", "text"), ("uses_left", "count")),
             *(("expires_at", "time"), ("state", "text")),
@@ -170,7 +170,7 @@ def _invites(desk: Desk) -> tuple[Any, list[Any]]:
         ]
 
     def invited(call: Call, role: str, campaign_id: int | None, uses: Any, days: Any, note: str) -> list[Any]:
-        token = accounts.make_invite(
+        token = kept.make(
             role,
             campaign_id=campaign_id or None,
             uses=number_of(uses, "uses"),
@@ -183,7 +183,7 @@ def _invites(desk: Desk) -> tuple[Any, list[Any]]:
     def take_back(call: Call, invite_id: str | None) -> list[Any]:
         if not invite_id:
             raise AccountError("no invite is chosen; choose one from the list")
-        accounts.revoke_invite(invite_id, by=call.manager.id)
+        kept.revoke(invite_id, by=call.manager.id)
         return [said(call.words["invites.revoked"]), *show(call)]
 
     filled = [own, table, invite]

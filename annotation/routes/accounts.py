@@ -6,6 +6,7 @@ The pages are forms that work without scripts.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -16,26 +17,19 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from annotation.accounts import (
-    AccountClosed,
-    Accounts,
-    InvalidInvite,
-    LastManager,
-    NameTaken,
-    PasswordNeeded,
-    TooManyTries,
-    UnknownAccount,
-    WrongPassword,
-)
+from annotation.accounts import Accounts, LastManager, NameTaken, UnknownAccount
+from annotation.invites import InvalidInvite, Invite
 from annotation.passwords import InvalidPassword
 from annotation.records import AnnotationError
 from annotation.routes.access import Managing, Service, cookie_name, visitor
 from annotation.routes.forms import Speech, Spoken, page
 from annotation.service import AnnotationService
+from annotation.sessions import AccountClosed, PasswordNeeded, TooManyTries, WrongPassword
 from annotation.store import StoreUnavailable
 
 START = "/annotate"
 RETRY_AFTER = {"Retry-After": "1"}
+INVITE = re.compile(r"[\w-]{20,100}", re.ASCII)
 HASHES_AT_ONCE = 4  # each takes 64 MiB and some cores
 STATUS: dict[type[Exception], int] = {
     PasswordNeeded: 401,
@@ -68,14 +62,17 @@ async def sign_in(
     speech: Spoken,
     name: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
+    invite: Annotated[str, Form()] = "",
 ) -> Response:
     accounts = service.accounts
+    to = f"/invite/{invite}/join" if INVITE.fullmatch(invite) else START
     try:
-        token = await _in_turn(request, accounts.sign_in, name, password, address=_address(request))
-        return await _in_turn(request, _come_in, request, service, token)
+        token = await _in_turn(request, service.sessions.sign_in, name, password, address=_address(request))
+        return await _in_turn(request, _come_in, request, service, token, to)
     except (AnnotationError, StoreUnavailable) as error:
         asks = isinstance(error, (PasswordNeeded, WrongPassword, TooManyTries))
-        return await _in_turn(request, _login_form, accounts, speech, name, speech.of(error), asks, **_status(error))
+        form = partial(_login_form, accounts, speech, name, speech.of(error), asks, invite, **_status(error))
+        return await _in_turn(request, form)
 
 
 @pages.post("/logout")
@@ -88,9 +85,13 @@ def sign_out(request: Request, service: Service) -> Response:
 
 
 @pages.get("/invite/{token}", response_class=HTMLResponse)
-def invite_page(request: Request, service: Service, speech: Spoken, token: str) -> Response:
+def invite_page(request: Request, service: Service, speech: Spoken, token: str, new: bool = False) -> Response:
+    """A form for a new account; whoever has one, and asks for no other, is shown the campaign to join."""
     try:
-        return _invite_form(service.accounts, speech, token)
+        found = service.invites.find(token)
+        if found.campaign and not new and visitor(request, service) is not None:
+            return RedirectResponse(f"/invite/{token}/join", 303)
+        return _invite_form(speech, found, token)
     except (AnnotationError, StoreUnavailable) as error:
         return _no_invite(speech, error)
 
@@ -105,19 +106,50 @@ async def accept_invite(
     password: Annotated[str, Form()] = "",
     again: Annotated[str, Form()] = "",
 ) -> Response:
-    accounts = service.accounts
     try:
+        found = await _in_turn(request, service.invites.find, token)
         if password != again:
-            words = speech.word("error.not_the_same")
-            return await _in_turn(request, _invite_form, accounts, speech, token, name, words, True, status=422)
-        session = await _in_turn(request, accounts.accept, token, name, password)
+            return _invite_form(speech, found, token, name, speech.word("error.not_the_same"), True, status=422)
+        try:
+            session = await _in_turn(request, service.invites.accept, token, name, password)
+        except InvalidInvite:
+            raise
+        except AnnotationError as error:
+            of_password = isinstance(error, InvalidPassword)
+            return _invite_form(speech, found, token, name, speech.of(error), of_password, **_status(error))
         return await _in_turn(request, _come_in, request, service, session)
     except (InvalidInvite, StoreUnavailable) as error:
         return _no_invite(speech, error)
-    except AnnotationError as error:
-        of_password = isinstance(error, InvalidPassword)
-        form = partial(_invite_form, accounts, speech, token, name, speech.of(error), of_password, **_status(error))
-        return await _in_turn(request, form)
+
+
+@pages.get("/invite/{token}/join", response_class=HTMLResponse)
+def join_page(request: Request, service: Service, speech: Spoken, token: str) -> Response:
+    """Asks whoever is signed in whether they join. A link on another page brings no session along: one of ours does."""
+    try:
+        found = service.invites.find(token)
+        if not found.campaign:
+            return RedirectResponse(f"/invite/{token}", 303)
+        person = visitor(request, service)
+        if person is None:
+            return _login_form(service.accounts, speech, invite=token)
+        fields = {"campaign": found.campaign, "name": person.name}
+        lead, who = (speech.word(key, **fields) for key in ("join.lead", "join.who"))
+        return page("join.html", speech, {"lead": lead, "who": who, "token": token, "error": ""})
+    except (AnnotationError, StoreUnavailable) as error:
+        return _no_invite(speech, error)
+
+
+@pages.post("/invite/{token}/join", response_class=HTMLResponse)
+def join(request: Request, service: Service, speech: Spoken, token: str) -> Response:
+    try:
+        service.invites.find(token)
+        person = visitor(request, service)
+        if person is None:
+            return _login_form(service.accounts, speech, invite=token, status=401)
+        service.invites.join(token, person.id)
+        return RedirectResponse(START, 303)
+    except (AnnotationError, StoreUnavailable) as error:
+        return _no_invite(speech, error)
 
 
 @pages.get("/password", response_class=HTMLResponse)
@@ -140,7 +172,7 @@ async def change_password(
         return RedirectResponse("/login", 303)
     if password != again:
         return _password_form(speech, person.name, speech.word("error.new_not_the_same"), status=422)
-    change = partial(service.accounts.change_password, person.id, old, password, address=_address(request))
+    change = partial(service.sessions.change_password, person.id, old, password, address=_address(request))
     try:
         token = await _in_turn(request, change)
     except WrongPassword as error:
@@ -218,19 +250,19 @@ def erase(annotator_id: str, manager: Managing, service: Service) -> None:
 
 @admin.get("/invites")
 def invites(manager: Managing, service: Service) -> dict[str, Any]:
-    return {"invites": [asdict(found) for found in service.accounts.invites()]}
+    return {"invites": [asdict(found) for found in service.invites.all()]}
 
 
 @admin.post("/invites", status_code=201)
 def make_invite(request: Request, body: InviteRequest, manager: Managing, service: Service) -> dict[str, str]:
-    token = service.accounts.make_invite(**body.model_dump(), by=manager.id)
+    token = service.invites.make(**body.model_dump(), by=manager.id)
     address = request.app.state.site.public_url or str(request.base_url).rstrip("/")
     return {"link": f"{address}/invite/{token}"}
 
 
 @admin.post("/invites/{invite_id}/revoke", status_code=204)
 def revoke_invite(invite_id: str, manager: Managing, service: Service) -> None:
-    service.accounts.revoke_invite(invite_id, by=manager.id)
+    service.invites.revoke(invite_id, by=manager.id)
 
 
 # ---- inside ---------------------------------------------------------------------------------------------------
@@ -262,10 +294,10 @@ def _status(error: Exception) -> dict[str, Any]:
     return {"status": status, "headers": headers}
 
 
-def _come_in(request: Request, service: AnnotationService, token: str) -> Response:
+def _come_in(request: Request, service: AnnotationService, token: str, to: str = START) -> Response:
     """To the work, under a new token; whoever used this browser before is out."""
     _end_session(request, service)
-    response = RedirectResponse(START, 303)
+    response = RedirectResponse(to, 303)
     secure = request.app.state.site.secure
     response.set_cookie(cookie_name(service), token, httponly=True, samesite="strict", path="/", secure=secure)
     return response
@@ -283,6 +315,7 @@ def _login_form(
     name: str = "",
     error: str = "",
     asks_password: bool = False,
+    invite: str = "",
     *,
     status: int = 200,
     headers: dict[str, str] | None = None,
@@ -294,6 +327,7 @@ def _login_form(
     fields = {
         "name": name,
         "error": error,
+        "invite": invite,
         "everybody": speech.word("login_everybody") if everybody else "",
         "password_off": "" if asks_password else "hidden disabled",
         "name_focus": "" if asks_password and name else "autofocus",
@@ -303,8 +337,8 @@ def _login_form(
 
 
 def _invite_form(
-    accounts: Accounts,
     speech: Speech,
+    found: Invite,
     token: str,
     name: str = "",
     error: str = "",
@@ -313,7 +347,6 @@ def _invite_form(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    found = accounts.invite_of(token)
     role = speech.word(f"role.{found.role}")
     lead = speech.word("invite.lead_to", campaign=found.campaign, role=role) if found.campaign else ""
     fields = {
@@ -321,6 +354,7 @@ def _invite_form(
         "error": error,
         "lead": lead or speech.word("invite.lead", role=role),
         "form_off": "",
+        "other": f"/invite/{token}/join" if found.campaign else "/login",
         "name_focus": "" if of_password else "autofocus",
         "password_focus": "autofocus" if of_password else "",
     }
@@ -328,7 +362,7 @@ def _invite_form(
 
 
 def _no_invite(speech: Speech, error: Exception) -> Response:
-    fields = {"name": "", "error": "", "lead": speech.of(error), "form_off": "hidden"}
+    fields = {"name": "", "error": "", "lead": speech.of(error), "form_off": "hidden", "other": "/login"}
     return page("invite.html", speech, fields | {"name_focus": "", "password_focus": ""}, *status_of(error))
 
 

@@ -17,9 +17,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, Response
 
-from annotation.accounts import TooManyTries
 from annotation.admin.words import language_of
 from annotation.passwords import SHORTEST
+from annotation.sessions import TooManyTries
 
 STATIC = Path(__file__).parents[1] / "static"
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import sqlalchemy as sa
 
-from annotation.accounts import MAX_TRIES, TRIES_SECONDS
+from annotation.sessions import MAX_TRIES, TRIES_SECONDS
 from annotation.tables import login_failure
 from benchmarks.annotation.databases import content
 from benchmarks.annotation.durability import run_at_once

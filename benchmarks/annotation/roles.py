@@ -34,6 +34,7 @@ ROUTES = {
     "/login": "anyone",
     "/logout": "anyone",
     "/invite/{token}": "anyone",
+    "/invite/{token}/join": "anyone",
     "/password": "annotator",
     "/api/v1/health": "anyone",
     "/api/v1/next": "annotator",

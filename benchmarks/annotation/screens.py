@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from playwright.sync_api import Page
 
 from annotation import campaigns
-from annotation.accounts import LONGEST_NAME, LONGEST_NOTE
+from annotation.accounts import LONGEST_NAME
 from annotation.campaigns import CampaignSettings
 from annotation.importing import import_comparisons
+from annotation.invites import LONGEST_NOTE
 from annotation.judgments import LONGEST_RATIONALE, LONGEST_REASON
 from annotation.records import Judgment, Said
 from annotation.service import AnnotationService
@@ -198,7 +199,7 @@ def fill(url: str, texts: list[str], at_a_time: int) -> Cast:
     names = list({_name(text).casefold(): _name(text) for text in texts if _name(text)}.values())
     ids = [str(found.id) for name in names if (found := service.annotator_of(service.sign_in(name)))]
     for text in texts:
-        service.accounts.make_invite("annotator", note=_note(text), by=None)
+        service.invites.make("annotator", note=_note(text), by=None)
     for title in dict.fromkeys(map(_title, texts)):
         import_comparisons(store, [], name=title)
     parts = [(texts[start:] + texts)[:at_a_time] for start in range(0, len(texts), at_a_time)]

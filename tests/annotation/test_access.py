@@ -15,16 +15,18 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from annotation.accounts import MAX_TRIES, Accounts
+from annotation.accounts import Accounts
 from annotation.api import create_app
 from annotation.app import check_certificate
 from annotation.command import main
+from annotation.invites import Invites
 from annotation.passwords import Passwords
 from annotation.public_site import Site, checked_public_url
 from annotation.routes.access import cookie_name
 from annotation.service import AnnotationService
+from annotation.sessions import MAX_TRIES, Sessions
 from annotation.store import Store
-from annotation.tables import annotator, login_failure, session
+from annotation.tables import annotator, login_failure, member, session
 from benchmarks.annotation.roles import MOUNTS, ROLES, ROUTES, routes_of
 
 ADDRESS = "http://127.0.0.1:7860"
@@ -203,6 +205,56 @@ def test_an_invite_is_accepted_without_scripts(app: FastAPI, as_role) -> None:
     gone = a_browser(app).get(link)
     assert (gone.status_code, '<form method="post" hidden>' in gone.text) == (404, True)
     assert "ask for a new one" in gone.text
+
+
+def test_who_has_an_account_joins_a_campaign_by_its_invite(
+    app: FastAPI, as_role, accounts: Accounts, store: Store, fill
+) -> None:
+    fill(1)
+    link = as_role("manager").post("/api/v1/admin/invites", json={"campaign_id": 1}).json()["link"]
+    token = link.removeprefix(f"{ADDRESS}/invite/")
+    accounts.add("Ada", "annotator", WORDS, by=None)
+    # a link on another page brings no session along: the way goes by the sign-in
+    ada = a_browser(app)
+    page = ada.get(link)
+    assert f'<a href="/invite/{token}/join">' in page.text
+    page = ada.get(f"{link}/join")
+    assert f'<input type="hidden" name="invite" value="{token}">' in page.text
+    assert ada.post("/login", data={"name": "Ada", "password": OTHER_WORDS, "invite": token}).text.count(token) == 1
+    answer = ada.post("/login", data={"name": "Ada", "password": WORDS, "invite": token})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/invite/{token}/join")
+    # who is signed in is asked at once, and nothing happens before they say so
+    answer = ada.get(link)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/invite/{token}/join")
+    page = ada.get(f"{link}/join")
+    assert "You are invited to main." in page.text
+    assert "You are signed in as Ada." in page.text
+    assert "Sie sind als Ada angemeldet." in ada.get(f"{link}/join", headers={"Accept-Language": "de"}).text
+    with store.reading() as connection:
+        assert connection.execute(sa.select(member)).all() == []
+    answer = ada.post(f"{link}/join")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/annotate")
+    assert ada.post(f"{link}/join").status_code == 404  # it was for one
+    with store.reading() as connection:
+        (found,) = connection.execute(sa.select(annotator.c.name).join(member)).scalars()
+    assert found == "Ada"
+
+
+def test_joining_is_for_those_who_are_signed_in_and_came_from_here(app: FastAPI, as_role, fill) -> None:
+    fill(1)
+    manager = as_role("manager")
+    link = manager.post("/api/v1/admin/invites", json={"campaign_id": 1}).json()["link"]
+    assert a_browser(app).post(f"{link}/join").status_code == 401
+    assert manager.post(f"{link}/join", headers={"Origin": "https://evil.example"}).status_code == 403
+    # another account can be made all the same, and an invite of no campaign makes nothing else
+    assert 'autocomplete="new-password"' in manager.get(f"{link}?new=true").text
+    other = manager.post("/api/v1/admin/invites", json={}).json()["link"]
+    assert 'autocomplete="new-password"' in manager.get(other).text
+    assert manager.get(f"{other}/join").headers["location"] == other.removeprefix(ADDRESS)
+    # what is sent as an invite leads nowhere else
+    form = {"name": "manager", "password": f"{WORDS} manager"}
+    for invite in ("//evil.example", "../../x", "a" * 19, "a" * 101):
+        assert a_browser(app).post("/login", data={**form, "invite": invite}).headers["location"] == "/annotate"
 
 
 def test_the_forms_speak_the_language_of_the_browser_and_show_what_is_to_be_mended(app: FastAPI, as_role) -> None:
@@ -446,8 +498,9 @@ def test_accounts_and_invites_are_made_on_the_command_line(command, store: Store
     quick = Passwords(time_cost=1, memory_kib=64, parallelism=1)
     accounts = Accounts(store, passwords_required=True, secret=SECRET.encode(), passwords=quick)
     token = link.removeprefix(f"{PUBLIC}/invite/")
-    assert accounts.annotator_of(accounts.accept(token, "Edsger", WORDS)).role == "adjudicator"
-    accounts.sign_in("Ada", WORDS)
+    sessions = Sessions(accounts)
+    assert sessions.annotator_of(Invites(sessions).accept(token, "Edsger", WORDS)).role == "adjudicator"
+    sessions.sign_in("Ada", WORDS)
     command("user", "erase", "Grace")
     command("user", "close", "Edsger")
     assert "Ada is the only manager" in command("user", "close", "Ada")

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from annotation import assignment, campaigns
-from annotation.accounts import SESSION_SECONDS
 from annotation.cards import shown_order
 from annotation.importing import import_comparisons
 from annotation.records import InvalidJudgment, InvalidName, Judgment, NotHeld, Progress, Said, TooLong, UnknownItem
 from annotation.service import AnnotationService
+from annotation.sessions import SESSION_SECONDS
 from annotation.store import Store, StoreBusy
 from annotation.tables import annotator, judgment, showing, slot
 from benchmarks.annotation import durability

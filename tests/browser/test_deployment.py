@@ -20,7 +20,9 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Playwright, expect
 
-from annotation.accounts import MAX_TRIES, Accounts
+from annotation.accounts import Accounts
+from annotation.invites import Invites
+from annotation.sessions import MAX_TRIES, Sessions
 from annotation.store import Store
 from benchmarks.annotation.chromium import ARGUMENTS, PATIENCE, program
 from tests.browser.campaigns import numbered
@@ -115,7 +117,7 @@ def fill(server: Server) -> str:
     store = Store.open(server.store_url)
     accounts = Accounts(store, passwords_required=True, secret=SECRET.encode())
     accounts.add("Mara", "manager", PASSWORD, by=None)
-    path = f"/invite/{accounts.make_invite('annotator', by=None)}"
+    path = f"/invite/{Invites(Sessions(accounts)).make('annotator', by=None)}"
     store.close()
     return path
 

@@ -14,6 +14,8 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
 from annotation.accounts import Accounts
+from annotation.invites import Invites
+from annotation.sessions import Sessions
 from annotation.store import Store
 from tests.browser.campaigns import EVERYDAY, SKY, SOURDOUGH, comparison
 from tests.browser.judge import READY, Judge
@@ -48,7 +50,7 @@ def invite(server: Server) -> str:
     store = Store.open(server.store_url)
     accounts = Accounts(store)
     accounts.add("Mara", "manager", PASSWORD, by=None)
-    token = accounts.make_invite("annotator", campaign_id=1, by=None)
+    token = Invites(Sessions(accounts)).make("annotator", campaign_id=1, by=None)
     store.close()
     return token
 

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 from annotation.accounts import AccountError
+from annotation.invites import InvalidInvite
 from annotation.records import AnnotationError
+from annotation.sessions import WrongPassword
 from annotation.store import StoreUnavailable
 
 STATIC = Path(__file__).parents[2] / "annotation" / "static"
@@ -54,10 +56,12 @@ def test_the_forms_have_their_texts_in_both_languages_and_ask_for_every_one() ->
     assert [key for key in german if not re.fullmatch(r"error\.[A-Z]\w+", key)] == list(english)
     for key, text in english.items():
         assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", german[key])), key
-    forms = "".join((STATIC / f"{name}.html").read_text("utf-8") for name in ("login", "invite", "password"))
+    forms = "".join((STATIC / f"{name}.html").read_text("utf-8") for name in ("login", "invite", "join", "password"))
     shown = {key for key in english if "." not in key}
     # one text is there on a condition
     assert shown - {"login_everybody"} == set(re.findall(r"\$t_(\w+)", forms))
     kinds = {key.removeprefix("error.") for key in german} - {key.removeprefix("error.") for key in english}
+    # those of two modules, and with them all of theirs
+    assert {InvalidInvite, WrongPassword} < set(AccountError.__subclasses__())
     known = {*AccountError.__subclasses__(), *AnnotationError.__subclasses__(), StoreUnavailable}
     assert kinds - {kind.__name__ for kind in known} == set()
