@@ -108,7 +108,6 @@ class Watch:
     """
 
     def __init__(self, page: Page, url: str):
-        self.page = page
         self.url = url
         self.seen: list[str] = []
         self.requests: list[str] = []

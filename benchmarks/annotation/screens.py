@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import re
-import time
-import unicodedata
-import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import sqlalchemy as sa
 from playwright.sync_api import Page
 
-from annotation import campaigns
-from annotation.accounts import LONGEST_NAME
-from annotation.campaigns import CampaignSettings
-from annotation.importing import import_comparisons
-from annotation.invites import LONGEST_NOTE
-from annotation.judgments import LONGEST_RATIONALE, LONGEST_REASON
-from annotation.records import Judgment, Said
-from annotation.service import AnnotationService
-from annotation.store import Store
 from benchmarks.annotation.browsers import serving
 from benchmarks.annotation.chromium import Chromium, Watch
 from benchmarks.annotation.databases import database
 from benchmarks.annotation.figures import Figure
-from benchmarks.annotation.hostile import HANDLERS, HOST, MARK, PAYLOADS
+from benchmarks.annotation.hostile import HOST, MARK, PAYLOADS
+from benchmarks.annotation.hostile_store import fill, note_of, plain, reason_of, storable, title_of
 from benchmarks.annotation.tab import READY, Tab
-from rlhf.data.comparisons import Comparison, Message, Response
-
-MAIN = f"All of them {HANDLERS[0]}"
-OFFERED = 1000  # characters that a form or a list is given
 
 # Where texts stand in the document, as `[place, text]`; those that cannot be seen are left out.
 VIEWS = """() => [...document.querySelectorAll(".texts .two-views")].flatMap((text) => {
@@ -71,39 +55,11 @@ class Seen:
         self.places: dict[str, set[str]] = {}
 
     def add(self, place: str, texts: Iterable[str]) -> None:
-        self.places.setdefault(place, set()).update(map(_plain, texts))
+        self.places.setdefault(place, set()).update(map(plain, texts))
 
     def missing(self, place: str, texts: Iterable[str]) -> int:
         """How many of the texts were not seen there."""
-        return len(set(map(_plain, texts)) - self.places.get(place, set()))
-
-
-@dataclass(frozen=True)
-class Cast:
-    """Who is in the store, and what they have said.
-
-    Attributes:
-        names: of all; some of them rate, three have a screen each, and all others have flagged an item.
-        raters: how many: each gave one of an item's texts as the reason of a ranking.
-        reasons, rationales: of flags and of rankings.
-    """
-
-    names: Sequence[str]
-    raters: int
-    reasons: Sequence[str]
-    rationales: Sequence[str]
-
-    @property
-    def judge(self) -> str:
-        return self.names[self.raters]
-
-    @property
-    def adjudicator(self) -> str:
-        return self.names[self.raters + 1]
-
-    @property
-    def manager(self) -> str:
-        return self.names[self.raters + 2]
+        return len(set(map(plain, texts)) - self.places.get(place, set()))
 
 
 def hostile(
@@ -117,34 +73,34 @@ def hostile(
         at_a_time: so many are the responses of an item, and the turns of its prompt; at most 9, each has a key.
     """
     texts = [storable(payload) for payload in payloads]
-    seen, watched = Seen(), []
+    seen = Seen()
+    watched: list[Watch] = []
     browser.trap.requests.clear()
     with database(kind, folder) as url:
         cast = fill(url, texts, at_a_time)
         with serving(url, folder / f"hostile-{kind}.log") as server:
 
-            def tab() -> Tab:
+            def visit(look: Callable[..., None], name: str, *arguments: Any) -> None:
                 context = browser.new_context()
                 context.add_init_script(MARK)
                 page = context.new_page()
                 watched.append(Watch(page, server.url))
-                return Tab(page, server.url)
+                look(Tab(page, server.url), name, seen, *arguments)
+                context.close()
 
-            judge(tab(), cast.judge, seen)
-            adjudicate(tab(), cast.adjudicator, seen)
+            visit(judge, cast.judge)
+            visit(adjudicate, cast.adjudicator)
             for name in (*cast.names[: cast.raters], cast.adjudicator):
-                look_back(tab(), name, seen)
-            manage(tab(), cast.manager, texts, seen, items=-(-len(texts) // at_a_time))
-            for watch in watched:
-                watch.page.context.close()
+                visit(look_back, name)
+            visit(manage, cast.manager, texts, -(-len(texts) // at_a_time))
     everywhere = [f"{place}, {view}" for place in ("prompt", "response") for view in ("verbatim", "Markdown")]
     wanted = {
         **dict.fromkeys((*everywhere, "preview", "texts of an item"), texts),
-        "guideline": [_title(text) for text in texts],
+        "guideline": [title_of(text) for text in texts],
         **dict.fromkeys(("rationale, adjudication", "rationale, history"), cast.rationales),
-        "reason to skip": [_reason(text) for text in texts],
-        "manager's page": [*cast.names, *cast.reasons, *map(_title, texts), *map(_note, texts)],
-        "campaign to choose": [_title(text) for text in texts],
+        "reason to skip": [reason_of(text) for text in texts],
+        "manager's page": [*cast.names, *cast.reasons, *map(title_of, texts), *map(note_of, texts)],
+        "campaign to choose": [title_of(text) for text in texts],
         "user to choose": cast.names,
     }
     missing = {place: count for place, those in wanted.items() if (count := seen.missing(place, those))}
@@ -156,101 +112,6 @@ def hostile(
         text += "; not seen: " + ", ".join(f"{count} as {place}" for place, count in missing.items())
     kept = not ran and not asked and not missing
     return Figure("hostile texts on every screen", kind, text, kept, {"ran": ran[:9], "asked": asked[:9]})
-
-
-# ---- the store ------------------------------------------------------------------------------------------------
-
-
-def storable(text: str) -> str:
-    """A text without what no database keeps, and with something to see: import refuses others."""
-    kept = re.sub("[\0\ud800-\udfff]", "\ufffd", text)
-    return kept if kept.strip() else f".{kept}"
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _name(text: str) -> str:
-    """What of a text can be a name."""
-    shown = "".join(mark for mark in unicodedata.normalize("NFC", _plain(text)) if mark.isprintable())
-    return _plain(shown[:LONGEST_NAME])
-
-
-def _title(text: str) -> str:
-    """What of a text is the name of a campaign."""
-    return text[:OFFERED]
-
-
-def _note(text: str) -> str:
-    """What of a text is the note of an invite."""
-    return "".join(mark for mark in _plain(text) if mark.isprintable())[:LONGEST_NOTE]
-
-
-def _reason(text: str) -> str:
-    """What of a text is a reason that a form offers."""
-    return text.strip()[:OFFERED]
-
-
-def fill(url: str, texts: list[str], at_a_time: int) -> Cast:
-    """A campaign named after each text with the text as its guidelines, and one in which all of them are judged."""
-    store = Store.open(url)
-    service = AnnotationService(store)
-    names = list({_name(text).casefold(): _name(text) for text in texts if _name(text)}.values())
-    ids = [str(found.id) for name in names if (found := service.annotator_of(service.sign_in(name)))]
-    for text in texts:
-        service.invites.make("annotator", note=_note(text), by=None)
-    for title in dict.fromkeys(map(_title, texts)):
-        import_comparisons(store, [], name=title)
-    parts = [(texts[start:] + texts)[:at_a_time] for start in range(0, len(texts), at_a_time)]
-    import_comparisons(store, [_comparison(part) for part in parts], name=MAIN, overlap=at_a_time + 1)
-    staff, others = ids[: at_a_time + 3], ids[at_a_time + 3 :]
-    store.write(lambda connection: _set_up(connection, texts, reader=staff[at_a_time + 1]))
-    reasons = [_flag(service, others[number % len(others)], text) for number, text in enumerate(texts)]
-    rationales = [_rank(service, staff[place], part[place]) for place in range(at_a_time) for part in parts]
-    store.close()
-    return Cast(names, at_a_time, reasons, rationales)
-
-
-def _comparison(texts: Sequence[str]) -> Comparison:
-    roles = ("user", "assistant", "system")  # from the last one on
-    turns = [Message(roles[number % 3], text) for number, text in enumerate(reversed(texts))]
-    return Comparison(tuple(reversed(turns)), tuple(map(Response, texts)))
-
-
-def _set_up(connection: sa.Connection, texts: Sequence[str], *, reader: str) -> None:
-    """All but the main campaign have guidelines, and are for one person alone."""
-    offered = tuple(dict.fromkeys(map(_reason, texts)))
-    asked = CampaignSettings(skip_reasons=offered, flag_reasons=offered, content_warning="\n".join(offered))
-    alone = CampaignSettings(members_only=True)
-    now = time.time()
-    numbers = {found.name: found.id for found in campaigns.all_campaigns(connection)}
-    for name, number in numbers.items():
-        settings = asked if name == MAIN else alone
-        campaigns.change(connection, number, actor_id=None, at=now, settings=settings)
-    for text in texts:
-        campaigns.write_guideline(connection, numbers[_title(text)], text, actor_id=None, at=now)
-        campaigns.add_member(connection, numbers[_title(text)], reader, at=now)
-
-
-def _flag(service: AnnotationService, annotator_id: str, text: str) -> str:
-    """Flag the next item; the reason as it is kept."""
-    reason = text[:LONGEST_REASON]
-    card = service.next_card(annotator_id, "tab").card
-    assert card is not None
-    service.submit(annotator_id, Judgment(str(uuid.uuid4()), card.item_id, Said("flag", reason=reason)))
-    return reason
-
-
-def _rank(service: AnnotationService, annotator_id: str, text: str) -> str:
-    """Rank the next item with a text on top; the reason, the same text, as it is kept."""
-    rationale = text[:LONGEST_RATIONALE]
-    card = service.next_card(annotator_id, "tab").card
-    assert card is not None
-    ranks = tuple(1 if response == text else 2 for response in card.responses)
-    said = Said("ranking", ranks, rationale=rationale)
-    service.submit(annotator_id, Judgment(str(uuid.uuid4()), card.item_id, said))
-    return rationale
 
 
 # ---- the screens ----------------------------------------------------------------------------------------------
@@ -306,7 +167,7 @@ def look_back(tab: Tab, name: str, seen: Seen) -> None:
     seen.add("guideline", page.locator(".guideline:has(.paper > *) h3").all_text_contents())
 
 
-def manage(tab: Tab, name: str, texts: Sequence[str], seen: Seen, *, items: int) -> None:
+def manage(tab: Tab, name: str, seen: Seen, texts: Sequence[str], items: int) -> None:
     """The managers' page: its tables and lists, a preview of each text as guidelines, and the texts of each item."""
     page = tab.visit(name).page
     page.goto(f"{tab.url}/admin")
@@ -332,8 +193,8 @@ def manage(tab: Tab, name: str, texts: Sequence[str], seen: Seen, *, items: int)
     for number in range(1, items + 1):
         page.get_by_label("Item", exact=True).fill(str(number))
         answered(page, page.get_by_role("button", name="Show", exact=True).click)
-        shown = _plain(page.get_by_label("Prompt and responses by position").input_value())
-        seen.add("texts of an item", [text for text in texts if _plain(text) in shown])
+        shown = plain(page.get_by_label("Prompt and responses by position").input_value())
+        seen.add("texts of an item", [text for text in texts if plain(text) in shown])
 
     answered(page, lambda: turn_to(page, "Data and export"))
     answered(page, lambda: turn_to(page, "Users and audit"))
