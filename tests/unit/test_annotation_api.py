@@ -31,7 +31,7 @@ from annotation.tables import judgment, session, slot
 from rlhf.data.comparisons import Comparison, Message, Response
 
 ADDRESS = "http://127.0.0.1:7860"
-OPEN_TO_ALL = {"/", "/favicon.ico", "/login", "/logout", "/invite/{token}", "/api/v1/health"}
+OPEN_TO_ALL = {"/", "/favicon.ico", "/login", "/logout", "/invite/{token}", "/invite/{token}/join", "/api/v1/health"}
 
 
 class Clock:
@@ -299,7 +299,7 @@ def test_a_busy_store_asks_to_come_again_and_loses_nothing(store: Store, client:
     assert [answer.status_code for answer in answers] == [503, 503]
     assert [answer.headers["retry-after"] for answer in answers] == ["1", "1"]
     assert "another writer held the store" in answers[0].json()["detail"]
-    assert "another writer held the store" in answers[1].text
+    assert "Another writer held the store" in answers[1].text
     assert 'value="Grace"' in answers[1].text
     assert num_judgments(store) == 0
     other.execute("ROLLBACK")
@@ -510,7 +510,7 @@ def test_an_unexpected_failure_tells_nothing(app: FastAPI, ada: TestClient, stor
     client = TestClient(app, base_url=ADDRESS, raise_server_exceptions=False, cookies={cookie: ada.cookies[cookie]})
     answer = client.post("/api/v1/next", json={"client": "tab-1"})
     assert answer.status_code == 500
-    assert answer.json() == {"detail": "the server failed at this; its log says why"}
+    assert answer.json() == {"detail": "the server failed at this; its log says why", "final": False}
 
 
 # ---- pages ----------------------------------------------------------------------------------------------------
