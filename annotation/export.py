@@ -1,7 +1,7 @@
 """What annotators said, as files that trainers and spreadsheets read.
 
 The same store and the same options give the same bytes, whatever the database: what differs between two exports is
-`created_at` in the manifest.
+`created_at` in the manifest. Each leaves an entry in the store's audit before its files get their names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from annotation import audit
 from annotation.exporting.card import data_card, hub_readme
 from annotation.exporting.files import SUFFIXES, row_file, sha256_of, write_text
 from annotation.exporting.judged import JudgedItem, judged_items, scope_of
@@ -88,7 +89,7 @@ def export(store: Store, path: str | Path, *, form: str = "comparisons", name: s
     if form not in FORMATS:
         raise DataError(f"format is {form!r}; use one of {', '.join(FORMATS)}")
     options = Options(form=form, campaigns=() if name is None else (name,))
-    return _write(store, Path(path), options, single_file=True, at=None).num_rows
+    return _write(store, Path(path), options, single_file=True).num_rows
 
 
 def export_dataset(
@@ -109,8 +110,9 @@ def export_dataset(
     include_gold: bool = False,
     without_annotators: Sequence[str] = (),
     at: float | None = None,
+    by: str | None = None,
 ) -> Exported:
-    """Write what was judged, with a card and a manifest beside it, all or nothing.
+    """Write what was judged, with a card and a manifest beside it, all or nothing, and say so in the audit.
 
     Reads from one snapshot, so that annotators can go on; holds texts of a few hundred items at a time.
 
@@ -120,7 +122,8 @@ def export_dataset(
             manifest lie beside it under its name with .DATACARD.md and .manifest.json.
         form, container, campaigns, aggregation, when_split, threshold, validation_share, seed, plain, edit_pairs, best,
             include_gold, without_annotators: as in `annotation.exporting.options.Options`.
-        at: when it was made, for the manifest, in seconds since 1970; None is now.
+        at: when it was made, for manifest and audit, in seconds since 1970; None is now.
+        by: the manager; None for the command line.
 
     Raises:
         DataError: an option does not exist or does not fit, there is no such campaign or annotator, or there would be
@@ -143,7 +146,7 @@ def export_dataset(
         include_gold=include_gold,
         without_annotators=tuple(without_annotators),
     )
-    return _write(store, Path(out), options, single_file=_is_single_file(Path(out), options), at=at)
+    return _write(store, Path(out), options, single_file=_is_single_file(Path(out), options), at=at, by=by)
 
 
 def _is_single_file(out: Path, options: Options) -> bool:
@@ -156,9 +159,30 @@ def _is_single_file(out: Path, options: Options) -> bool:
     return True
 
 
-def _write(store: Store, out: Path, options: Options, *, single_file: bool, at: float | None) -> Exported:
-    made = datetime.fromtimestamp(time.time() if at is None else at, UTC).isoformat(timespec="seconds")
-    with _published(out, single_file=single_file) as folder, _snapshot(store) as connection:
+def _write(
+    store: Store, out: Path, options: Options, *, single_file: bool, at: float | None = None, by: str | None = None
+) -> Exported:
+    at = time.time() if at is None else at
+    with _published(out, single_file=single_file) as folder:
+        written = _write_all(store, folder, options, lambda name: _name(out, name, single_file), at=at)
+        store.write(lambda connection: audit.record(connection, "export made", by, written.details, at=at))
+    files = tuple(_place(out, name, single_file) for name in written.names)
+    return Exported(out, files, written.rows, written.left_out)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Names of the files, rows and what was left out as in `Exported`, and what the audit says of them."""
+
+    names: tuple[str, ...]
+    rows: dict[str, int]
+    left_out: dict[str, int]
+    details: dict[str, Any]
+
+
+def _write_all(store: Store, folder: Path, options: Options, name_of: Callable[[str], str], *, at: float) -> _Written:
+    """Write data, card and manifest; `name_of` gives the name that a file has in the end."""
+    with _snapshot(store) as connection:
         scope = scope_of(connection, options.campaigns, options.without_annotators, with_gold=options.include_gold)
         found = survey(connection, scope, with_votes=True)
         if not found.num_rankings:
@@ -175,20 +199,28 @@ def _write(store: Store, out: Path, options: Options, *, single_file: bool, at: 
             names.append(README)
         write_text(folder / CARD, data_card(options, list(scope.campaigns.values()), rows, left_out, found))
         names.append(CARD)
+        files = {name_of(name): _entry(folder / name) for name in names}
         manifest = {
-            "created_at": made,
+            "created_at": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
             "app_version": __version__,
             "store_id": store.id,
             "judgments": {"count": found.chain.length, "hash": found.chain.hash},
             "options": options.to_dict(),
             "rows": rows,
             "left_out": dict(sorted(left_out.items())),
-            "files": {_name(out, name, single_file): _entry(folder / name) for name in names},
+            "files": files,
             "policies": found.policies,
         }
         write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    files = tuple(_place(out, name, single_file) for name in (*names, MANIFEST))
-    return Exported(out, files, rows, dict(left_out))
+    names.append(MANIFEST)
+    files[name_of(MANIFEST)] = _entry(folder / MANIFEST)
+    details = {
+        "campaigns": sorted(scope.campaigns),
+        "options": options.to_dict(),
+        "rows": rows,
+        "sha256": {name: entry["sha256"] for name, entry in files.items()},
+    }
+    return _Written(tuple(names), rows, dict(left_out), details)
 
 
 def _rows(

@@ -44,21 +44,24 @@ def export_main(arguments: Sequence[str]) -> None:
     parser.add_argument("--without_annotators", nargs="+", default=[], metavar="ANNOTATOR", help=without_help)
     settings = parser.parse_args(arguments)
     store = Store.open(settings.store, create=False)
-    exported = export_dataset(
-        store,
-        settings.out,
-        form=settings.format,
-        container=settings.container,
-        campaigns=settings.campaign,
-        aggregation=settings.aggregation,
-        when_split=settings.when_split,
-        threshold=settings.threshold,
-        validation_share=settings.validation_share,
-        seed=settings.seed,
-        plain=settings.plain,
-        edit_pairs=settings.edit_pairs,
-        best=settings.best,
-        include_gold=settings.include_gold,
-        without_annotators=settings.without_annotators,
-    )
-    print(exported)
+    try:
+        exported = export_dataset(
+            store,
+            settings.out,
+            form=settings.format,
+            container=settings.container,
+            campaigns=settings.campaign,
+            aggregation=settings.aggregation,
+            when_split=settings.when_split,
+            threshold=settings.threshold,
+            validation_share=settings.validation_share,
+            seed=settings.seed,
+            plain=settings.plain,
+            edit_pairs=settings.edit_pairs,
+            best=settings.best,
+            include_gold=settings.include_gold,
+            without_annotators=settings.without_annotators,
+        )
+        print(exported)
+    finally:
+        store.close()

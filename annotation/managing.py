@@ -408,7 +408,7 @@ class Archives:
         name = f"annotations-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(self.clock()))}"
         with tempfile.TemporaryDirectory(prefix="rlhf-export-") as folder:
             out = Path(folder) / name
-            done = export_dataset(self.store, out, **options, at=self.clock())
+            done = export_dataset(self.store, out, **options, at=self.clock(), by=by)
             path = self._place() / f"{archive_id}.zip"
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
                 for file in sorted(done.files):
@@ -420,8 +420,6 @@ class Archives:
         with self._lock:
             self._archives[archive_id] = made
             self._delete_old()
-        details = {"options": dict(options), "rows": dict(done.rows)}
-        self.store.write(lambda connection: audit.record(connection, "export made", by, details, at=self.clock()))
         return made
 
     def find(self, archive_id: str) -> Archive:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,15 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotation.export import export, judged_comparisons
+from annotation import audit
+from annotation.export import export, export_dataset, judged_comparisons
+from annotation.export_command import export_main
 from annotation.importing import PolicyOrigin, import_comparisons
+from annotation.managing import Archives
 from annotation.records import Judgment, Said
 from annotation.service import AnnotationService
-from annotation.store import Store
+from annotation.store import Store, StoreBusy
+from annotation.tables import audit as audit_entry
 from rlhf.data.comparisons import Comparison, DataError, Message, Response, read_comparisons
 from tests.annotation.items import comparison
 
@@ -66,6 +73,70 @@ def test_every_judgment_that_stands_is_a_row_and_the_same_store_gives_the_same_b
         ("question 2", bob, (2, 1), 2),
         ("question 3", ada, (1, 2), 2),
     ]
+
+
+def exports_in_audit(store: Store) -> list[sa.Row]:
+    with store.reading() as connection:
+        assert audit.verify(connection).problems == ()
+        query = sa.select(audit_entry).where(audit_entry.c.action == "export made").order_by(audit_entry.c.number)
+        return list(connection.execute(query))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_every_export_is_in_the_audit_with_the_hash_of_what_was_written(
+    url: str, store: Store, service, fill, clock, tmp_path: Path
+) -> None:
+    fill(2)
+    import_comparisons(store, [comparison(3)], name="other")
+    ada = judge_all(service, "Ada", "first", "second")
+    out = tmp_path / "exports"
+    export_main(["--store", url, "--out", str(out / "human.jsonl"), "--format", "trl", "--campaign", "main"])
+    export_dataset(store, tmp_path / "all", form="csv", by=ada, at=7.0)
+    by_command, by_manager = exports_in_audit(store)
+    assert (by_command.actor_id, by_manager.actor_id, by_manager.at) == (None, ada, 7.0)
+    assert by_command.details["campaigns"] == [1]
+    assert by_command.details["options"]["form"] == "trl"
+    assert by_command.details["rows"] == {"train": 2}
+    assert by_command.details["sha256"] == hashes(out)
+    assert set(hashes(out)) == {"human.jsonl", "human.jsonl.DATACARD.md", "human.jsonl.manifest.json"}
+    assert by_manager.details["campaigns"] == [1, 2]
+    assert by_manager.details["sha256"] == hashes(tmp_path / "all")
+
+
+def test_what_the_page_gives_out_is_in_the_audit_too(store: Store, service, fill, clock) -> None:
+    fill(1)
+    ada = judge_all(service, "Ada", "first", "second")
+    archives = Archives(store, clock=clock)
+    try:
+        made = archives.make({"form": "trl"}, by=ada)
+        with zipfile.ZipFile(made.path) as packed:
+            found = {
+                name.partition("/")[2]: hashlib.sha256(packed.read(name)).hexdigest() for name in packed.namelist()
+            }
+    finally:
+        archives.close()
+    (entry,) = exports_in_audit(store)
+    assert (entry.actor_id, entry.at, entry.details["sha256"]) == (ada, clock.now, found)
+
+
+def test_nothing_goes_out_that_the_audit_cannot_take(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("annotation.store.WAIT_SECONDS", 0)
+    store = Store.open(f"sqlite:///{tmp_path}/a.db")
+    import_comparisons(store, [comparison(1)])
+    judge_all(AnnotationService(store), "Ada", "first", "second")
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusy):
+        export(store, tmp_path / "out" / "human.jsonl")
+    assert list((tmp_path / "out").iterdir()) == []
+    other.execute("ROLLBACK")
+    other.close()
+    assert export(store, tmp_path / "out" / "human.jsonl") == 1
+    assert len(exports_in_audit(store)) == 1
+    store.close()
 
 
 def test_trl_rows_hold_each_ordered_pair_and_leave_ties_out(store: Store, service, tmp_path: Path) -> None:
