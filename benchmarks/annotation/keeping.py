@@ -167,38 +167,13 @@ def another_value(column: sa.Column[Any], value: Any, draw: random.Random) -> An
 def backups(kind: str, folder: Path, *, clients: int = 20, submissions: int = 50, copies: int = 4) -> Figure:
     """Copies taken by another process while so many clients submit, and one when they are done, put into new stores."""
     wanted = clients * submissions
-    taken: list[tuple[Path, list[str]]] = []  # the file, and what had been acknowledged when it was begun
     with database(kind, folder) as url, new_stores(folder) as addresses:
         fill(url, wanted, overlap=1)
-        server = Server(url, folder / f"backups-{kind}.log")
-        server.start()
         store = Store.open(url)
-        annotators = [Annotator(server.url, f"annotator {number}") for number in range(clients)]
-
-        done = threading.Event()
-
-        def work(annotator: Annotator) -> None:
-            with annotator:
-                while len(annotator.acknowledged) < submissions and (card := annotator.next_card()) is not None:
-                    annotator.judge(card)
-            done.set()
-
-        def copy() -> None:
-            path = folder / f"backup-{kind}-{len(taken)}"
-            before = [name for annotator in annotators for name in list(annotator.acknowledged)]
-            backup(store, path)
-            taken.append((path, before))
-
-        def copy_meanwhile() -> None:
-            for number in range(1, copies + 1):
-                due = 0.8 * wanted * number / copies
-                while sum(len(each.acknowledged) for each in annotators) < due and not done.wait(0.01):
-                    pass
-                copy()
-
-        problems = run_at_once([copy_meanwhile, *(lambda each=each: work(each) for each in annotators)])
-        server.stop()
-        copy()
+        with Server(url, folder / f"backups-{kind}.log") as server:
+            annotators = [Annotator(server.url, f"annotator {number}") for number in range(clients)]
+            taken, problems = copied_meanwhile(store, annotators, submissions, copies, folder)
+        taken.append(copied(store, annotators, folder))
         found = [put_back(path, before, addresses(), folder) for path, before in taken]
         last = content(store)
         store.close()
@@ -217,6 +192,41 @@ def backups(kind: str, folder: Path, *, clients: int = 20, submissions: int = 50
     kept = equal == len(found) and during == copies and same_end and not any_wrong(wrong) and not problems
     details = dict(wrong) | {"sizes": [len(before) for _, before in taken], "problems": [str(p) for p in problems[:3]]}
     return Figure("a backup under load", kind, text, kept, details)
+
+
+def copied_meanwhile(
+    store: Store, annotators: Sequence[Annotator], submissions: int, copies: int, folder: Path
+) -> tuple[list[tuple[Path, list[str]]], list[BaseException]]:
+    """Let all submit at once; the copies taken of it, and what went wrong."""
+    wanted = len(annotators) * submissions
+    taken: list[tuple[Path, list[str]]] = []
+    done = threading.Event()
+
+    def work(annotator: Annotator) -> None:
+        try:
+            with annotator:
+                while len(annotator.acknowledged) < submissions and (card := annotator.next_card()) is not None:
+                    annotator.judge(card)
+        finally:
+            done.set()
+
+    def copy() -> None:
+        for number in range(1, copies + 1):
+            due = 0.8 * wanted * number / copies
+            while sum(len(each.acknowledged) for each in annotators) < due and not done.wait(0.01):
+                pass
+            taken.append(copied(store, annotators, folder))
+
+    problems = run_at_once([copy, *(lambda each=each: work(each) for each in annotators)])
+    return taken, problems
+
+
+def copied(store: Store, annotators: Sequence[Annotator], folder: Path) -> tuple[Path, list[str]]:
+    """A backup, and what had been acknowledged when it was begun."""
+    before = [name for annotator in annotators for name in list(annotator.acknowledged)]
+    path = folder / f"backup-{next(NUMBERS)}"
+    backup(store, path)
+    return path, before
 
 
 @contextmanager

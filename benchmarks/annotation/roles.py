@@ -141,10 +141,8 @@ def app_with_accounts(kind: str, folder: Path, name: str) -> Iterator[App]:
         accounts = Accounts(store, passwords_required=True)
         for role in ROLES[1:]:
             accounts.add(role, role, PASSWORD, by=None)
-        server = Server(url, folder / f"{name}-{kind}.log", flags=["--accounts"])
-        server.start()
         try:
-            yield App(store, server)
+            with Server(url, folder / f"{name}-{kind}.log", flags=["--accounts"]) as server:
+                yield App(store, server)
         finally:
-            server.stop()
             store.close()

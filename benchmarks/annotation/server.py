@@ -39,6 +39,13 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         """Start the process and return when it answers."""
         command = [sys.executable, "-m", "rlhf.cli", "annotate", "--store", self.store_url, "--port", str(self.port)]

@@ -48,17 +48,15 @@ def formulas(kind: str, folder: Path) -> Figure:
     """Formulas as names of people, campaigns, policies and aspects, as texts and reasons; then each CSV file."""
     with database(kind, folder) as url:
         fill_with_formulas(url)
-        server = Server(url, folder / f"formulas-{kind}.log")
-        server.start()
-        for name in dict.fromkeys(formula.strip() for formula in FORMULAS):
-            judge(server.url, name)
-        with Annotator(server.url, "manager") as manager:
-            files = dict(fetched(manager))
+        with Server(url, folder / f"formulas-{kind}.log") as server:
+            for name in dict.fromkeys(formula.strip() for formula in FORMULAS):
+                judge(server.url, name)
+            with Annotator(server.url, "manager") as manager:
+                files = dict(fetched(manager))
         out = folder / "judged.csv"
         done = run_command("export", url, "--out", str(out), "--format", "csv")
         assert done.returncode == 0, done.stderr
         files["rlhf annotate export"] = out.read_bytes().decode("utf-8-sig")
-        server.stop()
     unquoted = [name for name, text in files.items() if CELLS.fullmatch(text) is None]
     cells = [(name, cell) for name, text in files.items() for row in read(text) for cell in row]
     live = [f"{name}: {cell!r}" for name, cell in cells if cell.startswith(STARTS) and not NUMBER.fullmatch(cell)]

@@ -80,17 +80,15 @@ def texts(kind: str, folder: Path, *, count: int = 10_000, longest: int = 3, ann
     sent = some_items(random.Random(0), count // TEXTS_OF_ITEM, longest)
     with database(kind, folder) as url:
         imported = run_command("import", url, "--file", *map(str, write_files(sent, folder)))
-        server = Server(url, folder / f"texts-{kind}.log")
-        server.start()
         expected = {each.shown: each for each in sent}
         seen: dict[tuple[str, frozenset[str]], Sent] = {}
-        problems = run_at_once(
-            [lambda number=number: judge_all(server.url, number, expected, seen) for number in range(annotators)]
-        )
-        with Annotator(server.url, "annotator 0") as manager:
-            exported = [read_export(manager, form, container) for form, container in FORMS]
-            refusals = [*refused_texts(manager), *refused_bodies(manager, url), *refused_files(url, folder)]
-        server.stop()
+        with Server(url, folder / f"texts-{kind}.log") as server:
+            problems = run_at_once(
+                [lambda number=number: judge_all(server.url, number, expected, seen) for number in range(annotators)]
+            )
+            with Annotator(server.url, "annotator 0") as manager:
+                exported = [read_export(manager, form, container) for form, container in FORMS]
+                refusals = [*refused_texts(manager), *refused_bodies(manager, url), *refused_files(url, folder)]
     back = [
         {sent for shown, sent in expected.items() if seen.get(shown) == sent},
         *({sent for sent in expected.values() if wanted(sent) in found} for wanted, found in exported),
