@@ -29,6 +29,7 @@ from rlhf.data.comparisons import Message, read_prompts
 from rlhf.engine.backbone import REFERENCE, Backbone
 from rlhf.engine.packing import Group, pack
 from rlhf.evaluation.metrics import bootstrap_mean
+from rlhf.training.arguments import DTYPES, settled_dtype
 from rlhf.training.run_folder import read_rows
 from rlhf.training.stage import load_tokenizer
 
@@ -49,7 +50,7 @@ class Reader:
     def load(cls, sentiment: str | Path) -> Reader:
         """The SFT model as the reader; the others are openings of the validation split, which nobody continues."""
         model = Path(sentiment) / "sft" / "model"
-        backbone = Backbone.load(str(model), dtype=torch.bfloat16)
+        backbone = Backbone.load(str(model), dtype=DTYPES[settled_dtype("auto")])
         backbone.eval()
         chat = Chat(load_tokenizer(model), 64, MAX_NEW_TOKENS)
         prompts, _ = read_prompts([str(Path(sentiment) / "data" / "prompts_validation.jsonl")])

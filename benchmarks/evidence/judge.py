@@ -27,7 +27,7 @@ from rlhf.engine.generation import Sampling
 from rlhf.engine.policy import Policy
 from rlhf.engine.sources import resolve_model
 from rlhf.evaluation.metrics import Estimate, bootstrap_mean
-from rlhf.training.arguments import DTYPES, ModelArguments
+from rlhf.training.arguments import DTYPES, ModelArguments, settled_dtype
 from rlhf.training.stage import load_chat
 
 MAX_NEW_TOKENS = 24
@@ -108,7 +108,7 @@ def measure(arguments: argparse.Namespace) -> None:
     prompts = read_prompts([arguments.prompt_file])[0][: arguments.max_prompts]
     settings = ModelArguments(model=arguments.model, max_prompt_length=64, max_response_length=64)
     source = resolve_model(settings.model)
-    policy = Policy(source, load_chat(source, settings), dtype=DTYPES[settings.dtype])
+    policy = Policy(source, load_chat(source, settings), dtype=DTYPES[settled_dtype(settings.dtype)])
     sampling = Sampling(arguments.samples_per_prompt, arguments.max_new_tokens, 1.0, arguments.seed)
     samples = policy.sample(prompts, sampling)
     kl = policy.sequence_kl(prompts, samples, temperature=1.0)

@@ -290,7 +290,7 @@ def test_another_name_in_the_same_browser_takes_nothing_over(server: Server, jud
     context: BrowserContext = judge.page.context
     other = context.new_page()
     other.goto(f"{server.url}/login")
-    other.fill("input", "Grace")
+    other.get_by_label("Your name").fill("Grace")
     other.keyboard.press("Enter")
     other.wait_for_selector(READY)
     judge.press("1")
@@ -299,7 +299,7 @@ def test_another_name_in_the_same_browser_takes_nothing_over(server: Server, jud
     assert server.rows("SELECT count(*) FROM judgment") == [(0,)]
     # it arrives under her name when Ada comes back
     judge.page.get_by_role("link", name="Sign in").click()
-    judge.page.fill("input", "Ada")
+    judge.page.get_by_label("Your name").fill("Ada")
     judge.page.keyboard.press("Enter")
     judge.page.wait_for_selector(READY)
     expect(judge.page.locator(".mine")).to_contain_text("1 of ")
@@ -308,7 +308,7 @@ def test_another_name_in_the_same_browser_takes_nothing_over(server: Server, jud
     expect(judge.page.locator(".warning")).to_be_hidden()
     judge.menu("Sign out")
     judge.page.wait_for_url("**/login")
-    judge.page.fill("input", "Grace")
+    judge.page.get_by_label("Your name").fill("Grace")
     judge.page.keyboard.press("Enter")
     judge.page.wait_for_selector(READY)
     expect(judge.page.locator(".warning")).to_contain_text("Some texts speak of illness.")

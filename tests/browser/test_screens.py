@@ -190,7 +190,7 @@ def test_no_key_is_named_where_there_is_no_keyboard(server: Server, new_context:
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
     judge = Judge(new_context(**phone).new_page(), server.url)
     judge.page.goto(server.url)
-    judge.page.fill("input", "Ada")
+    judge.page.get_by_label("Your name").fill("Ada")
     judge.page.keyboard.press("Enter")
     judge.page.wait_for_selector(READY)
     expect(judge.page.get_by_role("button", name="Save ranking")).to_be_visible()

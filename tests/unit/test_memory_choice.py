@@ -149,7 +149,7 @@ def source(tmp_path) -> ModelSource:
 
 
 def arguments(folder: Path, memory: float | None, kind: type = DPOArguments, **settings: Any) -> Any:
-    settings = {"output_dir": str(folder / "run"), "use_cpu": True, "lora_r": 2} | settings
+    settings = {"output_dir": str(folder / "run"), "use_cpu": True, "lora_r": 2, "dtype": "bfloat16"} | settings
     return kind(memory_limit_gb=memory, **settings)
 
 
