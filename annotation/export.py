@@ -184,7 +184,7 @@ def _write_all(store: Store, folder: Path, options: Options, name_of: Callable[[
     """Write data, card and manifest; `name_of` gives the name that a file has in the end."""
     with _snapshot(store) as connection:
         scope = scope_of(connection, options.campaigns, options.without_annotators, with_gold=options.include_gold)
-        found = survey(connection, scope, with_votes=True)
+        found = survey(connection, scope)
         if not found.num_rankings:
             raise DataError(
                 f"store {store.address} holds no judgments yet; open `rlhf annotate --store ...` and judge some items"

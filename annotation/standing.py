@@ -15,7 +15,7 @@ from annotation import assignment
 from annotation.gold import is_right
 from annotation.overview import KNOWN_ANSWERS
 from annotation.stats.labels import codes
-from annotation.stats.table import VoteTable
+from annotation.stats.table import VoteTable, padded
 from annotation.tables import annotator, completion, item, judgment, policy, prompt
 
 FLAGS_SHOWN = 200
@@ -166,8 +166,8 @@ def _table(said: _Said, chosen: np.ndarray) -> VoteTable:
         annotators=annotators,
         item=item_of,
         annotator=codes(said.annotators, annotators)[column["annotator"]],
-        ranks=_matrix(ranks, most, padding=0)[column["order"]],
-        shown=_matrix(shown, most, padding=-1)[column["order"]],
+        ranks=padded(ranks, most, 0)[column["order"]],
+        shown=padded(shown, most, -1)[column["order"]],
         strength=np.abs(column["strength"]),
         both_bad=column["both_bad"],
         active_ms=column["active_ms"],
@@ -178,11 +178,6 @@ def _table(said: _Said, chosen: np.ndarray) -> VoteTable:
 def _numbers(text: str) -> list[int]:
     """A list of numbers in JSON; none in a skip, which has no ranks."""
     return [int(number) for number in text.strip("[]").split(",") if number]
-
-
-def _matrix(lists: Sequence[Sequence[int]], columns: int, *, padding: int) -> np.ndarray:
-    rows = [[*numbers, *(padding,) * (columns - len(numbers))] for numbers in lists]
-    return np.array(rows, dtype=np.int64).reshape(-1, columns)
 
 
 def _counts(said: _Said) -> dict[tuple[str, str], tuple[int, float]]:

@@ -136,7 +136,7 @@ def _counts(found: Survey) -> dict[str, int]:
 
 
 def _agreement(found: Survey) -> list[str]:
-    if not found.votes:
+    if not len(found.votes):
         return []
     from annotation.stats.agreement import ORDINARY_AGREEMENT, percent_agreement, preference_alpha
 

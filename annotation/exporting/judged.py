@@ -5,9 +5,10 @@ Items come in the order in which they were added, judgments of one item in the o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +21,9 @@ from rlhf.data.comparisons import Comparison, DataError, Message, Response
 ITEMS_AT_ONCE = 500
 STATES = ("paused", "closed")
 KNOWN_ANSWERS = ("gold", "qualification")
+ROLE = sa.func.coalesce(judgment.c.role, "work")  # judgments of the first schema have none
+# as texts, each of which is read once
+RANKS, SHOWN_ORDER = sa.cast(judgment.c.ranks, sa.Text), sa.cast(judgment.c.shown_order, sa.Text)
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,11 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One judgment that stands; all by position of the completions, not as shown.
+    """One ranking that stands; all by position of the completions, not as shown.
 
     Attributes:
         number: its place in the store's chain of judgments.
         role: "work", "live", "adjudication", "gold" or "qualification".
-        kind: "ranking", "skip" or "flag"; the others have no ranks.
         edits: position -> the annotator's better text.
     """
 
@@ -53,7 +56,6 @@ class Said:
     item_id: int
     annotator: str
     role: str
-    kind: str
     ranks: tuple[int, ...]
     strength: float | None
     both_bad: bool
@@ -113,16 +115,10 @@ def scope_of(
     return Scope(taken, _left_out(connection, without), with_gold)
 
 
-def judgments(connection: sa.Connection, scope: Scope, *, kinds: Sequence[str] = ("ranking",)) -> Iterator[list[Said]]:
-    """The judgments that stand, those of one item together."""
-    for item_ids in _batches(connection, scope):
-        yield from _of_items(connection, scope, item_ids, kinds)
-
-
 def judged_items(connection: sa.Connection, scope: Scope) -> Iterator[JudgedItem]:
     """The items on which a ranking stands."""
     for item_ids in _batches(connection, scope):
-        said_of = {group[0].item_id: tuple(group) for group in _of_items(connection, scope, item_ids, ("ranking",))}
+        said_of = _rankings(connection, scope, item_ids)
         if not said_of:
             continue
         query = (
@@ -164,38 +160,73 @@ def _batches(connection: sa.Connection, scope: Scope) -> Iterator[list[int]]:
         last = item_ids[-1]
 
 
-def _of_items(
-    connection: sa.Connection, scope: Scope, item_ids: Sequence[int], kinds: Sequence[str]
-) -> Iterator[list[Said]]:
-    query = assignment.current_judgments(kinds=kinds).where(judgment.c.item_id.in_(item_ids))
+def standing(scope: Scope, *columns: sa.ColumnElement[Any], kinds: Sequence[str] = ("ranking",)) -> sa.Select:
+    """These columns of the judgments of a scope that stand."""
+    query = (
+        assignment.current_judgments(kinds=kinds)
+        .join(item, item.c.id == judgment.c.item_id)
+        .where(item.c.campaign_id.in_(list(scope.campaigns)))
+        .with_only_columns(*columns)
+    )
     if scope.without:
         query = query.where(judgment.c.annotator_id.not_in(scope.without))
-    rows = connection.execute(query.order_by(judgment.c.item_id, judgment.c.number)).all()
-    said = (_said(row) for row in rows)
-    wanted = (each for each in said if scope.with_gold or each.role not in KNOWN_ANSWERS)
-    for _, group in groupby(wanted, key=lambda each: each.item_id):
-        yield list(group)
+    if not scope.with_gold:
+        query = query.where(item.c.kind.not_in(KNOWN_ANSWERS), ROLE.not_in(KNOWN_ANSWERS))
+    return query
 
 
-def _said(row: Any) -> Said:
+def _rankings(connection: sa.Connection, scope: Scope, item_ids: Sequence[int]) -> dict[int, tuple[Said, ...]]:
+    query = standing(
+        scope,
+        *(judgment.c.number, judgment.c.id, judgment.c.item_id, judgment.c.annotator_id, ROLE, RANKS),
+        *(judgment.c.strength, judgment.c.both_bad, judgment.c.aspects, judgment.c.rationale, judgment.c.edits),
+        *(SHOWN_ORDER, judgment.c.guideline_version, judgment.c.active_ms, judgment.c.app_version),
+    ).where(judgment.c.item_id.in_(item_ids))
+    rows = connection.execute(query.order_by(judgment.c.item_id, judgment.c.number))
+    said = (_said(*row) for row in rows)
+    return {item_id: tuple(group) for item_id, group in groupby(said, key=lambda each: each.item_id)}
+
+
+def _said(
+    number: int,
+    judgment_id: str,
+    item_id: int,
+    annotator_id: str,
+    role: str,
+    ranks: str,
+    strength: float | None,
+    both_bad: bool | None,
+    aspects: dict[str, list[int]] | None,
+    rationale: str | None,
+    edits: dict[str, str] | None,
+    shown_order: str,
+    guideline_version: int | None,
+    active_ms: int,
+    app_version: str,
+) -> Said:
     return Said(
-        number=row.number,
-        id=row.id,
-        item_id=row.item_id,
-        annotator=row.annotator_id,
-        role=row.role or "work",  # judgments of the first schema have none
-        kind=row.kind,
-        ranks=tuple(row.ranks or ()),
-        strength=row.strength,
-        both_bad=bool(row.both_bad),
-        aspects=row.aspects or {},
-        rationale=row.rationale,
-        edits={int(place): text for place, text in sorted((row.edits or {}).items())},
-        shown_order=tuple(row.shown_order),
-        guideline_version=row.guideline_version,
-        active_ms=row.active_ms,
-        app_version=row.app_version,
+        number=number,
+        id=judgment_id,
+        item_id=item_id,
+        annotator=annotator_id,
+        role=role,
+        ranks=numbers(ranks),
+        strength=strength,
+        both_bad=bool(both_bad),
+        aspects=aspects or {},
+        rationale=rationale,
+        edits={int(place): text for place, text in sorted(edits.items())} if edits else {},
+        shown_order=numbers(shown_order),
+        guideline_version=guideline_version,
+        active_ms=active_ms,
+        app_version=app_version,
     )
+
+
+@lru_cache(maxsize=10_000)
+def numbers(text: str) -> tuple[int, ...]:
+    """A list of numbers in JSON; there are many rows of few such lists."""
+    return tuple(json.loads(text))
 
 
 def _responses(connection: sa.Connection, item_ids: Sequence[int]) -> dict[int, tuple[Response, ...]]:

@@ -92,8 +92,14 @@ def edited_comparison(judged: JudgedItem, edit: Edit) -> Comparison:
 
 
 def _comparison_rows(judged: JudgedItem, verdicts: Sequence[Verdict], options: Options) -> Iterator[Row]:
+    row: Row = {}
     for verdict in verdicts:
-        yield judged_comparison(judged, verdict).to_dict()
+        if not row or ("strength" in row) != (verdict.strength is not None):
+            row = judged_comparison(judged, verdict).to_dict()
+        else:  # the same texts, of which nothing is checked and hashed again
+            said = {"ranks": list(verdict.ranks), "annotators": list(verdict.annotators)}
+            row = row | said | ({} if verdict.strength is None else {"strength": verdict.strength})
+        yield row
     for edit in edits_of(judged) if options.edit_pairs else ():
         yield edited_comparison(judged, edit).to_dict()
 

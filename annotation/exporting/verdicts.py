@@ -13,6 +13,7 @@ from annotation.exporting.options import Options
 
 if TYPE_CHECKING:
     from annotation.stats.aggregate import Aggregate
+    from annotation.stats.table import VoteTable
     from annotation.stats.votes import Vote
 
 ITEMS_AT_ONCE = 500
@@ -73,7 +74,7 @@ def decided(
             yield each, _verdicts(each, options.aggregation, found, left_out)
 
 
-def posterior_of(votes: list[Vote], options: Options) -> dict[int, Aggregate]:
+def posterior_of(votes: VoteTable, options: Options) -> dict[int, Aggregate]:
     """By item, the most probable ranks given all votes of all annotators."""
     from annotation.stats.aggregate import aggregate
 

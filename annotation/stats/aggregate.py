@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from annotation.stats.dawid_skene import fit_dawid_skene
-from annotation.stats.table import pair_labels
+from annotation.stats.table import Votes, VoteTable, pair_labels
 from annotation.stats.votes import PAIR_CLASSES, Vote, middle_ranks, ranks_of
 
 METHODS = ("majority", "dawid_skene", "every_vote")
@@ -41,7 +41,7 @@ class Aggregate:
 
 
 def aggregate(
-    votes: Sequence[Vote],
+    votes: Votes,
     method: str = "majority",
     *,
     when_split: str = "tie",
@@ -67,21 +67,22 @@ def aggregate(
         raise ValueError(f"method is {method!r}; use one of {', '.join(METHODS)}")
     if when_split not in SPLITS:
         raise ValueError(f"when_split is {when_split!r}; use one of {', '.join(SPLITS)}")
-    if not votes:
+    if not len(votes):
         return []
-    by_item: dict[str, list[Vote]] = {}
-    for vote in votes:
-        by_item.setdefault(vote.item, []).append(vote)
     labels = pair_labels(votes)
+    records = votes.records() if isinstance(votes, VoteTable) else votes
+    by_item: dict[str, list[Vote]] = {}
+    for vote in records:
+        by_item.setdefault(vote.item, []).append(vote)
     if method == "every_vote":
-        return [_as_is(vote, by_item[vote.item]) for vote in votes]
+        return [_as_is(vote, by_item[vote.item]) for vote in records]
     if method == "majority":
         return [_by_majority(of_item, when_split) for of_item in by_item.values()]
     posterior = fit_dawid_skene(labels, smoothing=smoothing).posterior
     starts = np.concatenate([[0], np.cumsum(np.bincount(labels.item_of_unit))])
     return [
-        _by_posterior(of_item, posterior[starts[index] : starts[index + 1]], threshold)
-        for index, of_item in enumerate(by_item.values())
+        _by_posterior(by_item[str(name)], posterior[starts[index] : starts[index + 1]], threshold)
+        for index, name in enumerate(labels.items)
     ]
 
 

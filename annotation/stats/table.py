@@ -6,7 +6,7 @@ disagree on. An item of two responses is one unit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -82,6 +82,10 @@ class VoteTable:
             at=float(self.at[row]),
         )
 
+    def records(self) -> list[Vote]:
+        """All rows as records."""
+        return [self.vote(row) for row in range(len(self))]
+
     def where(self, rows: np.ndarray) -> VoteTable:
         """Some votes, by a mask or by their places."""
         columns = ("item", "annotator", "ranks", "shown", "strength", "both_bad", "active_ms", "at")
@@ -112,14 +116,13 @@ def table_of(votes: Votes) -> VoteTable:
     items = tuple(dict.fromkeys(vote.item for vote in votes))
     annotators = tuple(sorted({vote.annotator for vote in votes}))
     most = max((len(vote.ranks) for vote in votes), default=2)
-    padding = {size: most - size for size in range(most + 1)}
     return VoteTable(
         items=items,
         annotators=annotators,
         item=codes([vote.item for vote in votes], items),
         annotator=codes([vote.annotator for vote in votes], annotators),
-        ranks=_matrix([(*vote.ranks, *(0,) * padding[len(vote.ranks)]) for vote in votes], most),
-        shown=_matrix([(*vote.shown_order, *(-1,) * padding[len(vote.ranks)]) for vote in votes], most),
+        ranks=padded((vote.ranks for vote in votes), most, 0),
+        shown=padded((vote.shown_order for vote in votes), most, -1),
         strength=np.array([np.nan if vote.strength is None else vote.strength for vote in votes], dtype=np.float64),
         both_bad=np.array([vote.both_bad for vote in votes], dtype=np.bool_),
         active_ms=np.array([vote.active_ms for vote in votes], dtype=np.int64),
@@ -230,8 +233,10 @@ def _present(names: tuple[str, ...], index: np.ndarray) -> tuple[tuple[str, ...]
     return tuple(names[code] for code in found.tolist()), place
 
 
-def _matrix(rows: Sequence[Sequence[int]], columns: int) -> np.ndarray:
-    return np.array(rows, dtype=np.int64).reshape(-1, columns)
+def padded(rows: Iterable[Sequence[int]], columns: int, padding: int) -> np.ndarray:
+    """Rows of whole numbers, the shorter ones filled up."""
+    filled = [[*row, *(padding,) * (columns - len(row))] for row in rows]
+    return np.array(filled, dtype=np.int64).reshape(-1, columns)
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
