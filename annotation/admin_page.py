@@ -35,6 +35,7 @@ MULTIPART = 10_000  # bytes around an uploaded file
 HEAD = (
     '<link rel="stylesheet" href="/static/admin.css"><link rel="stylesheet" href="/static/rendered.css">'
     '<link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
+    '<script type="module" src="/static/admin.js"></script>'
 )
 
 
@@ -92,7 +93,7 @@ def build_page(
 
 def _lay_out(desk: Desk, blocks: Any) -> None:
     gr, say = desk.gr, desk.say
-    gr.HTML('<nav class="top"><a href="/annotate">Annotate</a></nav>')
+    gr.HTML(say("nav"))
     chosen = desk.choice(label=say("campaign"), elem_id="campaign", filterable=True)
 
     def newest() -> int | None:

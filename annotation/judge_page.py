@@ -43,7 +43,7 @@ LANGUAGES = ("en", "de")
 def _head() -> str:
     """Links to all that the page is made of, so that the browser asks for it at once."""
     styles = [name for name in STYLES if (STATIC / name).exists()]
-    scripts = sorted(path.name for path in STATIC.glob("*.js"))
+    scripts = sorted(path.name for path in STATIC.glob("*.js") if path.name != "admin.js")
     return "".join(
         (
             *(f'<link rel="stylesheet" href="/static/{name}">' for name in styles),

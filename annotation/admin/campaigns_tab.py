@@ -37,7 +37,7 @@ def build(desk: Desk, chosen: Any, fill_choices: Any) -> tuple[Any, list[Any]]:
     gr, say = desk.gr, desk.say
     with gr.Tabs():
         with gr.Tab(say("campaigns.new")):
-            _new(desk, chosen, fill_choices)
+            made = _new(desk, chosen, fill_choices)
         with gr.Tab(say("campaigns.settings")):
             show_settings, settings = _settings(desk, chosen)
         with gr.Tab(say("campaigns.guidelines")):
@@ -53,6 +53,8 @@ def build(desk: Desk, chosen: Any, fill_choices: Any) -> tuple[Any, list[Any]]:
         parts = (show_settings, show_guidelines, show_gold, show_members)
         return [value for part in parts for value in part(call, campaign_id)]
 
+    # the campaign that was made is chosen now
+    desk.on(made.then, show, [chosen], [*settings, *guidelines, *gold, *members])
     return show, [*settings, *guidelines, *gold, *members]
 
 
@@ -72,7 +74,8 @@ def named(campaign_id: int | None) -> int:
     return campaign_id
 
 
-def _new(desk: Desk, chosen: Any, fill_choices: Any) -> None:
+def _new(desk: Desk, chosen: Any, fill_choices: Any) -> Any:
+    """Returns what follows once a campaign was made."""
     gr, say = desk.gr, desk.say
     gr.Markdown(say("campaigns.new.hint"))
     with gr.Row():
@@ -104,7 +107,7 @@ def _new(desk: Desk, chosen: Any, fill_choices: Any) -> None:
             None,
         ]
 
-    desk.on(make.click, fill, [name, overlap, kind, file], [chosen, told, file], progress="minimal")
+    return desk.on(make.click, fill, [name, overlap, kind, file], [chosen, told, file], progress="minimal")
 
 
 # ---- settings -------------------------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ def _settings(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         fields["qualification_items"] = gr.Number(
             label=say("field.qualification_items"), precision=0, minimum=0, maximum=100
         )
-    with gr.Row():
+    with gr.Row(elem_classes="switches"):
         for name in SWITCHES:
             fields[name] = gr.Checkbox(label=say(f"field.{name}"))
     with gr.Row():
@@ -214,7 +217,7 @@ def _aspect(line: str) -> Aspect:
 def _guidelines(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     gr, say = desk.gr, desk.say
     version = gr.HTML()
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="beside"):
         text = gr.Textbox(
             label=say("field.guidelines"),
             info=say("field.guidelines.info"),
@@ -286,6 +289,13 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         table = Table(columns, tuple((row.id, row.kind, gold, row.prompt) for row, gold in found))
         return frame(table, call.words, translated=("kind",))
 
+    def unseen(call: Call, campaign_id: int, kind: str) -> str:
+        """What to do where nobody is given items of this kind."""
+        with desk.store.reading() as connection:
+            settings = campaigns.find(connection, campaign_id).settings
+        given = settings.gold_share if kind == GOLD else settings.qualification_items
+        return "" if given else f" {call.words[f'gold.unseen.{kind}']}"
+
     def list_again(call: Call, campaign_id: int | None, begin: Any, only: bool) -> list[Any]:
         return [listed(call, named(campaign_id), begin, only)]
 
@@ -300,7 +310,8 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         right = {item_id: ranks_of(given)}
         managing.mark_gold(desk.store, own, right, kind=kind, by=call.manager.id, at=call.at)
         desk.dashboard.forget(own)
-        return [listed(call, own, begin, only), said(call.words["gold.marked"].format(item=item_id))]
+        message = call.words["gold.marked"].format(item=item_id)
+        return [listed(call, own, begin, only), said(f"{message}{unseen(call, own, kind)}")]
 
     def take_back(call: Call, campaign_id: int | None, item: Any, begin: Any, only: bool) -> list[Any]:
         own, item_id = named(campaign_id), number_of(item, "item")
@@ -316,7 +327,8 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
             desk.store, own, Path(path), kind=kind, by=call.manager.id, at=call.at
         )
         desk.dashboard.forget(own)
-        return [listed(call, own), said(call.words["gold.read"].format(marked=marked, added=added)), None]
+        message = call.words["gold.read"].format(marked=marked, added=added)
+        return [listed(call, own), said(f"{message}{unseen(call, own, kind)}"), None]
 
     desk.on(find.click, list_again, [chosen, start, only_gold], [items])
     desk.on(look.click, show_item, [chosen, number], [texts, ranks])

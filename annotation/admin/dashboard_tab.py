@@ -90,7 +90,8 @@ def build(desk: Desk, chosen: Any) -> Parts:
     def show(call: Call, campaign_id: int | None) -> list[Any]:
         filled = show_live(call, campaign_id)
         if campaign_id is None:
-            return filled + [None] * (len(everything) - len(filled))
+            empty = frame(Table(((" ", "text"),), ()), call.words)
+            return [*filled, *(value for _ in SECTIONS for value in ("", empty, "")), ""]
         figures = desk.dashboard.figures(campaign_id)
         found = tables(figures)
         of_page = found | {"annotators": _annotators_table(figures)}
@@ -208,7 +209,7 @@ def _interval(estimate: Estimate, kind: str, words: Mapping[str, str]) -> str:
     if estimate.low is None or estimate.high is None:
         return estimate.note
     told = words["interval"].format(low=shown(estimate.low, kind), high=shown(estimate.high, kind), n=estimate.n)
-    return f"{told} {estimate.note}".strip()
+    return f"{told}; {estimate.note}" if estimate.note else told
 
 
 def _share(done: int, total: int) -> float | None:

@@ -39,7 +39,7 @@ def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         seed = gr.Number(label=say("data.seed"), value=0, precision=0)
         own = desk.choice(label=say("data.campaigns"), multiselect=True)
         without = desk.choice(label=say("data.without"), multiselect=True)
-    with gr.Row():
+    with gr.Row(elem_classes="switches"):
         switches = [gr.Checkbox(label=say(f"data.{name}")) for name in SWITCHES]
     export = gr.Button(say("data.export"), variant="primary")
     made = gr.HTML()

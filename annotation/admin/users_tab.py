@@ -137,11 +137,11 @@ def _invites(desk: Desk) -> tuple[Any, list[Any]]:
         note = gr.Textbox(label=say("invites.note"), max_lines=1)
     make = gr.Button(say("invites.make"), variant="primary")
     link = gr.Textbox(label=say("invites.link"), interactive=False, buttons=["copy"])
+    told = gr.HTML()
     table = desk.table(say("invites.title"), max_height=320)
     with gr.Row(elem_classes="bar"):
         invite = desk.choice(label=say("invites.invite"))
         revoke = gr.Button(say("invites.revoke"), scale=0, min_width=260)
-    told = gr.HTML()
     kept = desk.service.invites
 
     def show(call: Call) -> list[Any]:

@@ -121,6 +121,7 @@ class Page {
   async #met() {
     const { annotator } = this.desk;
     this.root.querySelector(".who").textContent = annotator.name;
+    this.root.querySelector(".manage").hidden = annotator.role !== "manager";
     this.root.querySelector(".password").hidden = !annotator.has_password;
     this.keys = new KeyMap(annotator.id);
     this.editor = new KeyMapEditor(this.root.querySelector(".keymap"), this.keys, () => this.#keysChanged());
@@ -153,7 +154,7 @@ class Page {
   }
 
   #paintLinks() {
-    for (const link of this.root.querySelectorAll(".screens a")) link.hidden = !this.#isThere(link.hash.slice(1));
+    for (const link of this.root.querySelectorAll(".screens a[href^='#']")) link.hidden = !this.#isThere(link.hash.slice(1));
     this.root.querySelector(".screens").hidden = !Object.values(this.can).includes(true);
   }
 

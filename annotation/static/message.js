@@ -25,7 +25,8 @@ export function message(desk) {
   // what to do at a command line is for those who may
   const manages = desk.annotator.role === "manager";
   if (total === 0) {
-    const fill = manages ? [p(t("empty.fill")), code("rlhf annotate import --store URL --file FILE")] : [p(t("empty.look"))];
+    const make = element("a", { class: "primary", href: "/admin" }, t("empty.make"));
+    const fill = manages ? [make, p(t("empty.fill")), code("rlhf annotate import --store URL --file FILE")] : [p(t("empty.look"))];
     return [heading(t("empty.no_items")), ...fill];
   }
   const said = t(done === total ? "empty.export" : "empty.export_so_far");

@@ -73,3 +73,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def judge(server: Server, new_context: Callable[..., BrowserContext]) -> Judge:
     """A tab that the test opens."""
     return Judge(new_context().new_page(), server.url)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where pictures are kept."""
+    folder = Path(os.environ.get("RLHF_SCREENSHOTS") or tmp_path / "pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -6,24 +6,23 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.campaigns import numbered
 from tests.browser.judge import Judge
+from tests.browser.pictures import take
 from tests.browser.server import Server
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("RLHF_SCREENSHOTS") or tmp_path / "pictures")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+# labels that are wider than what is seen of them
+CUT_OFF = """() => [...document.querySelectorAll("label")].filter((label) => {
+  const shown = label.closest(".block");
+  return label.checkVisibility() && shown && shown.scrollWidth > shown.clientWidth;
+}).map((label) => label.textContent)"""
 
 
 def open_admin(page: Page, server: Server) -> None:
@@ -66,15 +65,40 @@ def test_a_manager_makes_a_campaign_and_sees_how_it_goes(
     page.on("request", lambda request: asked.append(request.url))
     open_admin(page, server)
 
-    # a campaign from a file
+    # what cannot be done is said, and what is to be mended stays in its place
     tab(page, "Campaigns")
     page.get_by_label("Name", exact=True).fill("From the page")
+    page.get_by_role("button", name="Make the campaign").click()
+    expect(page.get_by_role("alert")).to_contain_text("no file was given; choose one")
+    expect(page.get_by_text("Error", exact=True).locator("visible=true")).to_have_count(0)
+
+    # a campaign from a file
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Click to upload or drop files").first.click()
     chooser.value.set_files(file)
     expect(page.locator(".file-preview").first).to_contain_text("items")
     page.get_by_role("button", name="Make the campaign").click()
     expect(page.locator(".said", has_text="3 items added")).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_empty()
+
+    # its settings are on the form at once
+    tab(page, "Settings")
+    expect(page.get_by_label("State")).to_have_value("open")
+    expect(page.get_by_label('Offer "both bad"')).to_be_checked()
+    expect(page.get_by_label("Reasons to skip")).to_have_value(re.compile("I cannot judge this"))
+
+    # gold that nobody would be given
+    tab(page, "Gold items")
+    page.get_by_label("Item", exact=True).fill("3")
+    page.get_by_label("Right ranks").fill("one, two")
+    page.get_by_role("button", name="Make it gold").click()
+    expect(page.get_by_role("alert")).to_contain_text("ranks are 'one, two'; give one per response, such as 1, 2")
+    page.get_by_role("button", name="Close", exact=True).click()
+    page.get_by_label("Right ranks").fill("1, 2")
+    page.get_by_role("button", name="Make it gold").click()
+    expect(page.locator(".said", has_text="Item 3 is gold. Nobody is given gold items yet")).to_be_visible()
+    page.get_by_role("button", name="Make it work again").click()
+    expect(page.locator(".said", has_text="Item 3 is work again.")).to_be_visible()
 
     # its guidelines
     tab(page, "Guidelines")
@@ -84,7 +108,7 @@ def test_a_manager_makes_a_campaign_and_sees_how_it_goes(
     assert page.locator(".rendered script").count() == 0
     page.get_by_role("button", name="Publish").click()
     expect(page.locator(".said", has_text="Published as version 1.")).to_be_visible()
-    page.screenshot(path=folder / "admin-guidelines.png")
+    take(page, folder / "admin-guidelines.png")
 
     # somebody accepts them and judges
     with_judge = new_context().new_page()
@@ -102,7 +126,7 @@ def test_a_manager_makes_a_campaign_and_sees_how_it_goes(
     expect(page.locator(".plot img").first).to_be_visible()
     picture = page.locator(".plot img").first
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
-    page.screenshot(path=folder / "admin-dashboard.png", full_page=True)
+    take(page, folder / "admin-dashboard.png")
     findings = serious(page)
 
     # and the annotator is paused
@@ -113,9 +137,61 @@ def test_a_manager_makes_a_campaign_and_sees_how_it_goes(
     page.get_by_role("button", name="Pause: no more work").click()
     expect(page.locator(".said", has_text="Ada is paused now.")).to_be_visible()
     assert server.rows("SELECT state FROM annotator WHERE name = 'Ada'") == [("paused",)]
-    page.screenshot(path=folder / "admin-users.png", full_page=True)
     findings += serious(page)
 
     assert findings == []
     # the browser itself asks for updates; what the page asks for is ours
     assert [url for url in asked if not url.startswith((f"{server.url}/", "data:", "blob:"))] == []
+
+
+def test_nothing_is_cut_off_on_a_phone_and_a_session_that_ended_is_said(
+    server: Server, new_context: Callable[..., BrowserContext]
+) -> None:
+    server.fill(numbered(2))
+    server.write_guideline("# Be fair")
+    server.start()
+    page = new_context(viewport={"width": 360, "height": 740}).new_page()
+    open_admin(page, server)
+
+    def more(place: int, name: str) -> None:
+        """Open a tab that has no room beside the others."""
+        page.get_by_role("button", name="More tabs").locator("visible=true").nth(place).click()
+        page.locator(".overflow-dropdown button:visible", has_text=name).click()
+
+    more(0, "Campaigns")
+    more(1, "Settings")
+    expect(page.get_by_label("State")).to_have_value("open")
+    expect(page.get_by_label("Allow own prompts, live")).to_be_visible()
+    assert page.evaluate(CUT_OFF) == []
+    more(1, "Guidelines")
+    text, preview = page.locator("#guidelines-text"), page.locator(".block.rendered-frame")
+    expect(preview).to_contain_text("Be fair")
+    text_box, preview_box = text.bounding_box(), preview.bounding_box()
+    assert text_box is not None
+    assert preview_box is not None
+    assert text_box["width"] > 260
+    assert preview_box["y"] > text_box["y"] + text_box["height"] - 1
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+    server.change("UPDATE session SET revoked_at = 1")
+    page.get_by_role("button", name="Publish").click()
+    expect(page.get_by_role("alert")).to_contain_text("your session has ended")
+    page.get_by_role("alert").get_by_role("link", name="Sign in").click()
+    page.wait_for_url("**/login")
+
+
+def test_a_manager_finds_the_managers_page(server: Server, new_context: Callable[..., BrowserContext]) -> None:
+    server.start()
+    mara, ada = (Judge(new_context().new_page(), server.url) for _ in range(2))
+    ada.visit("Ada")
+    mara.visit("Mara")
+    mara.page.get_by_role("link", name="Make a campaign from a file").click()
+    expect(mara.page.get_by_role("tab", name="Dashboard")).to_be_visible()
+    mara.page.get_by_role("link", name="Judge").click()
+    mara.page.get_by_role("link", name="Manage").click()
+    expect(mara.page.get_by_role("tab", name="Dashboard")).to_be_visible()
+    # where nobody is a manager, everybody is
+    server.change("UPDATE annotator SET role = 'manager', password_hash = 'of nothing' WHERE name = 'Mara'")
+    ada.page.reload()
+    expect(ada.page.get_by_role("link", name="My work")).to_be_visible()
+    expect(ada.page.locator("a[href='/admin']:visible")).to_have_count(0)

@@ -1,17 +1,14 @@
-"""Pictures of the app for the README and docs, and that nothing on them runs out of the window.
+"""What an annotator sees, as pictures, and that nothing on them runs out of the window.
 
 `RLHF_SCREENSHOTS=folder` keeps them there.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from PIL import Image
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, expect
 
 from annotation.accounts import Accounts
 from annotation.invites import Invites
@@ -19,13 +16,13 @@ from annotation.sessions import Sessions
 from annotation.store import Store
 from tests.browser.campaigns import EVERYDAY, SKY, SOURDOUGH, comparison
 from tests.browser.judge import READY, Judge
+from tests.browser.pictures import take
 from tests.browser.server import Server
 
 DESK = {"width": 1280, "height": 800}
 SMALL_DESK = {"width": 960, "height": 640}
 PHONE = {"width": 390, "height": 844}
 PASSWORD = "seven brown lamps in rain"
-LARGEST = 80_000  # bytes of a picture
 GUIDELINE = """# What makes an answer better
 
 Prefer the answer that is **true**, then the one that helps, then the shorter one.
@@ -38,13 +35,6 @@ If both answers are wrong, press `b`.
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("RLHF_SCREENSHOTS") or tmp_path / "pictures")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def invite(server: Server) -> str:
     """The token of an invite. There is a manager now, and whoever comes in is an annotator."""
     store = Store.open(server.store_url)
@@ -55,24 +45,12 @@ def invite(server: Server) -> str:
     return token
 
 
-def take(page: Page, path: Path) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth") == page.evaluate("window.innerWidth")
-    # the moving parts come to rest, and no button is marked as if the mouse were on it
-    page.mouse.move(0, 0)
-    page.wait_for_timeout(600)
-    page.screenshot(path=path)
-    # a page has few colours
-    with Image.open(path) as picture:
-        picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
-    assert 5_000 < path.stat().st_size < LARGEST
-
-
 def test_signing_in(server: Server, judge: Judge, folder: Path) -> None:
     server.fill(EVERYDAY)
     server.start()
     judge.page.set_viewport_size({"width": 560, "height": 560})
     judge.page.goto(server.url)
-    judge.page.fill("input", "Ada")
+    judge.page.get_by_label("Your name").fill("Ada")
     take(judge.page, folder / "login.png")
 
 
