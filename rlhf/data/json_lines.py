@@ -104,16 +104,28 @@ def _numbered_lines(file: str) -> Iterator[tuple[int, bytes]]:
 
 def _parse_object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 at byte {error.start} of the line; save the file as UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg} at column {error.colno}; write one JSON object per line") from None
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"JSON that cannot be read ({error}); simplify the row") from None
     if not isinstance(value, dict):
         raise DataError(f"a JSON {type(value).__name__} where an object belongs; write one JSON object per line")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What Python's reader gives, but that of two values under one name it drops none."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"field {twice!r}: it stands there more than once; keep one of them")
+    return found
 
 
 def _summary(report: ReadReport) -> str:

@@ -254,6 +254,8 @@ def test_bad_row_names_file_line_field_and_what_was_found(tmp_path: Path, row: o
     ("line", "found"),
     [
         (b"{", "not JSON"),
+        (b'{"prompt": "a", "prompt": "b"}', "field 'prompt': it stands there more than once; keep one of them"),
+        (b'{"prompt": "a", "more": {"x": 1, "x": 1}}', "field 'x': it stands there more than once"),
         (b"[]", "a JSON list"),
         (b'"text"', "a JSON str"),
         (b'{"prompt": "\xff"}', "not UTF-8"),
