@@ -96,7 +96,7 @@ def serve(
     address = f"[{host}]" if ":" in host else host
     here = f"{'https' if tls else 'http'}://{address}:{listener.getsockname()[1]}"
     url = f"{site.public_url} at {here}" if site.public_url else here
-    num_items = service.progress("").total
+    num_items = service.num_items()
     items = (
         "1 item" if num_items == 1 else f"{num_items} items" if num_items else "empty: rlhf annotate import fills it"
     )

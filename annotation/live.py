@@ -47,7 +47,6 @@ PATIENCE_SECONDS = 3600.0  # after which a request that no worker took is given 
 WORKER_SECONDS = 20.0  # after which a worker that was not heard of counts as gone
 ITEM_LEASE_SECONDS = 600.0
 
-NO_WORKER = "no worker is running, so nobody answers; `rlhf annotate worker` starts one"
 NOBODY_CAME = "no worker took it within an hour: start one with `rlhf annotate worker`, and ask again"
 TOO_FEW_TEXTS = "fewer than two policies answered with any text, so there is nothing to judge; ask something else"
 ALL_THE_SAME = "all policies gave the same answer, so there is nothing to judge; ask something else"

@@ -361,6 +361,11 @@ class AnnotationService:
                 done=sum(found.done for found in counts),
             )
 
+    def num_items(self) -> int:
+        """Items of all campaigns, whoever may have them."""
+        with self.store.reading() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(item)).scalar_one())
+
     # ---- inside -------------------------------------------------------------------------------------------
 
     def _from_campaign(

@@ -297,8 +297,12 @@ class Worker:
         self.stopping = threading.Event()
 
     def run(self) -> None:
-        """Work until `stopping` is set, from a signal or another thread; what is not finished is given back."""
-        self.queue.join()
+        """Work until `stopping` is set, from a signal or another thread; what is not finished is given back.
+
+        Raises:
+            StoreUnavailable: the store stays too busy to begin.
+        """
+        self._insist(self.queue.join)
         gone = threading.Event()
         pulse = threading.Thread(target=self._pulse, args=(gone,), name="heartbeat", daemon=True)
         pulse.start()
@@ -309,7 +313,10 @@ class Worker:
         finally:
             gone.set()
             pulse.join()
-            self.queue.leave()
+            try:
+                self.queue.leave()
+            except StoreUnavailable as error:
+                logger.warning("leaving: %s; what it had goes to another worker once its lease has run out", error)
 
     def work(self) -> bool:
         """Answer one request; False when there was none."""

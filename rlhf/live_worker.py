@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from annotation.store import Store
+from annotation.store import Store, StoreUnavailable
 from annotation.worker import LEASE_SECONDS, Answer, LivePolicy, LiveQueue, Unanswerable, Worker
 from rlhf.data.chat import Chat, ChatFault
 from rlhf.data.comparisons import Message, Response
@@ -82,8 +83,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             stack.enter_context(ready_to_stream(policy.policy.sampler))
         names = ", ".join(policy.known.name for policy in policies)
         print(f"worker {queue.name}: {names}  ({store.address}; Ctrl-C stops)", flush=True)
-        worker.run()
-    store.close()
+        try:
+            worker.run()
+        except StoreUnavailable as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
+        finally:
+            store.close()
 
 
 def named(text: str) -> tuple[str, str]:

@@ -20,8 +20,6 @@ from annotation.stats.estimates import share
 MAX_ITEMS = 100  # named in one request
 MAX_RESPONSES = 64
 MAX_TEXT = 200_000
-DAY = 24 * 3600.0
-RECENT_SECONDS = 3600.0  # over which the pace is taken
 
 router = APIRouter()
 

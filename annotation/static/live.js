@@ -8,7 +8,7 @@ import { t } from "./words.js";
 
 const POLL_MS = 700;
 const SILENCE_MS = 4000; // in which a stream that is not held back says how far the request is
-const RUNNING = "rlhf.live"; // the request that this tab waits for, so that a reload finds it again
+const RUNNING = "rlhf.live."; // and the annotator: the request that this tab waits for, so that a reload finds it again
 const OVER = ["done", "failed", "cancelled"];
 
 export class Live extends Screen {
@@ -32,7 +32,7 @@ export class Live extends Screen {
     const { campaigns, worker } = await this.desk.get("live");
     this.campaigns = campaigns;
     this.worker = worker;
-    this.request ??= running();
+    this.request ??= this.#running();
     if (this.request) {
       this.messages = this.request.messages;
       this.#follow();
@@ -61,7 +61,7 @@ export class Live extends Screen {
     this.written = "";
     this.messages = [...this.messages, { role: "user", content }];
     this.request = { id: crypto.randomUUID(), campaign_id, messages: this.messages, sent: false };
-    remember(this.request);
+    this.#remember(this.request);
     this.show(...this.#nodes());
     this.#follow();
   }
@@ -79,7 +79,7 @@ export class Live extends Screen {
   #begin(messages) {
     this.messages = messages;
     this.request = null;
-    remember(null);
+    this.#remember(null);
     if (this.opened) this.show(...this.#nodes());
     this.place.querySelector("textarea")?.focus();
   }
@@ -124,7 +124,7 @@ export class Live extends Screen {
       if (!request.sent) {
         await this.desk.call("live", { id: request.id, campaign_id: request.campaign_id, messages: request.messages });
         request.sent = true;
-        remember(request);
+        this.#remember(request);
       }
     } catch (error) {
       if (error instanceof Refused) this.#failed(error.message);
@@ -196,7 +196,7 @@ export class Live extends Screen {
 
   #done(card) {
     this.request = null;
-    remember(null);
+    this.#remember(null);
     this.messages = [];
     this.show();
     this.page.judge({ ...card, kind: "live" }, null);
@@ -217,27 +217,27 @@ export class Live extends Screen {
       if (request === this.request) this.#begin(request.messages.slice(0, -1));
     });
   }
+
+  #remember(request) {
+    try {
+      if (request) sessionStorage.setItem(RUNNING + this.desk.annotator.id, JSON.stringify(request));
+      else sessionStorage.removeItem(RUNNING + this.desk.annotator.id);
+    } catch {
+      // a reload does not find it again
+    }
+  }
+
+  #running() {
+    try {
+      return JSON.parse(sessionStorage.getItem(RUNNING + this.desk.annotator.id));
+    } catch {
+      return null;
+    }
+  }
 }
 
 function answer(index) {
   const name = t("response.name", { letter: letter(index) });
   const head = element("header", { class: "label" }, element("span", { class: "letter", "aria-hidden": "true" }, letter(index)), element("h3", {}, name));
   return element("article", { class: "response", "aria-label": name }, head, element("div", { class: "verbatim content", dir: "auto" }));
-}
-
-function remember(request) {
-  try {
-    if (request) sessionStorage.setItem(RUNNING, JSON.stringify(request));
-    else sessionStorage.removeItem(RUNNING);
-  } catch {
-    // a reload does not find it again
-  }
-}
-
-function running() {
-  try {
-    return JSON.parse(sessionStorage.getItem(RUNNING));
-  } catch {
-    return null;
-  }
 }

@@ -11,12 +11,15 @@ let plurals = new Intl.PluralRules("en");
 
 /** Load the texts of the chosen language, or else of the browser's. Waits until they are there: nothing works without. */
 export async function speak() {
-  language = wanted();
   for (;;) {
+    const chosen = wanted();
     try {
-      const answer = await fetch(`/static/strings.${language}.json`);
+      const answer = await fetch(`/static/strings.${chosen}.json`);
       if (answer.ok) {
-        texts = await answer.json();
+        const found = await answer.json();
+        if (chosen !== wanted()) continue; // another one was chosen meanwhile
+        texts = found;
+        language = chosen;
         break;
       }
     } catch {

@@ -428,6 +428,7 @@ def test_a_paused_campaign_gives_nothing_and_one_for_members_gives_to_members(
         campaigns.add_member(connection, 1, ada, at=0.0)
         campaigns.add_member(connection, 1, ada, at=1.0)
     assert service.next_card(bob, "tab").card is None
+    assert (service.progress(bob).total, service.num_items()) == (0, 1)
     card = service.next_card(ada, "tab").card
     say(service, ada, card)
     with store.writing() as connection:

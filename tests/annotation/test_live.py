@@ -41,7 +41,7 @@ from annotation.live import (
 from annotation.records import Judgment, Said, TooLong
 from annotation.routes import live as live_routes
 from annotation.service import AnnotationService
-from annotation.store import Store, StoreUnavailable
+from annotation.store import Store, StoreBusy, StoreUnavailable
 from annotation.tables import campaign, completion, item, judgment, live_request, live_worker, policy, showing, slot
 from annotation.worker import LOST_ONCE, LOST_TWICE, LivePolicy, LiveQueue, Unanswerable, Worker
 from rlhf.data.comparisons import Message, Response
@@ -394,6 +394,31 @@ def test_a_prompt_that_is_not_answered_fails_in_words_and_the_next_one_is(
 
 
 # ---- workers come and go --------------------------------------------------------------------------------------
+
+
+def test_a_busy_store_ends_no_worker(store: Store, prompts, ada, ask, clock, caplog) -> None:
+    class Busy(LiveQueue):
+        tries = 0
+
+        def join(self) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                raise StoreBusy("others write")
+            super().join()
+
+        def leave(self) -> None:
+            raise StoreBusy("others write still")
+
+    request_id = ask()
+    worker = Worker(Busy(store, POLICIES, clock=clock), Speakers("one", "two"))
+    running = threading.Thread(target=worker.run)
+    running.start()
+    while prompts.look(ada, request_id).state != "done":
+        time.sleep(0.05)
+    worker.stopping.set()
+    running.join(timeout=20)
+    assert not running.is_alive()
+    assert "leaving: others write still" in caplog.text
 
 
 def test_a_cancelled_prompt_is_answered_no_further(store: Store, prompts, ada, ask, queue, every_word) -> None:

@@ -246,6 +246,44 @@ def test_answers_to_an_own_prompt_grow_and_are_judged(server: Server, judge: Jud
     expect(page.get_by_label("Your next message")).to_have_value("And snow?")
 
 
+def test_who_signs_in_next_in_a_tab_sees_no_prompt_of_before(server: Server, judge: Judge) -> None:
+    server.fill(numbered(2))
+    server.ask_for(live=True)
+    server.start()
+    page = judge.open("Ada").page
+    visit(page, "live")
+    page.get_by_label("Your prompt").fill("Why is rain wet?")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".live-state")).to_contain_text("Waiting")
+    for name, waits in (("Grace", 0), ("Ada", 1)):
+        judge.menu("Sign out")
+        page.wait_for_url("**/login")
+        page.get_by_label("Your name").fill(name)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(READY)
+        visit(page, "live")
+        expect(page.get_by_label("Your prompt")).to_have_count(1 - waits)
+        expect(page.get_by_text("Why is rain wet?")).to_have_count(waits)
+
+
+def test_the_language_chosen_last_is_spoken_whichever_arrives_first(server: Server, judge: Judge) -> None:
+    server.fill(numbered(1))
+    server.start()
+    page = judge.open("Ada").page
+    held: list[Route] = []
+    page.route("**/strings.de.json", lambda route: held.append(route))
+    page.locator(".menu-button").click()
+    chosen = page.locator("[name='language']")
+    chosen.select_option("de")
+    page.wait_for_timeout(200)
+    chosen.select_option("en")
+    with page.expect_response("**/strings.de.json"):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+
+
 def test_texts_stay_blurred_until_the_warning_is_read_once_a_tab(server: Server, judge: Judge) -> None:
     server.fill(numbered(4))
     server.ask_for(content_warning="Some texts speak of illness.")
