@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Request
 
 from benchmarks.annotation.browsers import serving
 from benchmarks.annotation.chromium import Chromium, Watch
@@ -170,9 +170,10 @@ def look_back(tab: Tab, name: str, seen: Seen) -> None:
 def manage(tab: Tab, name: str, seen: Seen, texts: Sequence[str], items: int) -> None:
     """The managers' page: its tables and lists, a preview of each text as guidelines, and the texts of each item."""
     page = tab.visit(name).page
+    answered = Handlers(page).answered
     page.goto(f"{tab.url}/admin")
     page.wait_for_function("document.querySelector('#campaign input')?.value")
-    page.get_by_role("button", name="Refresh").first.click()
+    answered(page.get_by_role("button", name="Refresh").first.click)
     page.wait_for_selector(".cards")
     page.locator("button.label-wrap:not(.open)").evaluate_all("all => all.forEach((one) => one.click())")
     seen.add("manager's page", page.evaluate(CELLS))
@@ -180,11 +181,11 @@ def manage(tab: Tab, name: str, seen: Seen, texts: Sequence[str], items: int) ->
     seen.add("campaign to choose", options(page))
     page.keyboard.press("Escape")
 
-    answered(page, lambda: turn_to(page, "Campaigns"))
+    answered(lambda: turn_to(page, "Campaigns"))
     turn_to(page, "Guidelines")
     for text in texts:
         page.locator("#guidelines-text textarea").fill(text)
-        answered(page, page.get_by_role("button", name="Preview").click)
+        answered(page.get_by_role("button", name="Preview").click)
         page.wait_for_selector(".rendered-frame .rendered > *")
         page.evaluate(TOUCH, ".rendered-frame")
         seen.add("preview", [text])
@@ -192,12 +193,12 @@ def manage(tab: Tab, name: str, seen: Seen, texts: Sequence[str], items: int) ->
     seen.add("manager's page", page.evaluate(CELLS))
     for number in range(1, items + 1):
         page.get_by_label("Item", exact=True).fill(str(number))
-        answered(page, page.get_by_role("button", name="Show", exact=True).click)
+        answered(page.get_by_role("button", name="Show", exact=True).click)
         shown = plain(page.get_by_label("Prompt and responses by position").input_value())
         seen.add("texts of an item", [text for text in texts if plain(text) in shown])
 
-    answered(page, lambda: turn_to(page, "Data and export"))
-    answered(page, lambda: turn_to(page, "Users and audit"))
+    answered(lambda: turn_to(page, "Data and export"))
+    answered(lambda: turn_to(page, "Users and audit"))
     page.locator("#user input").click()
     seen.add("user to choose", [re.sub(r" \(\w+\)$", "", option) for option in options(page)])
     page.keyboard.press("Escape")
@@ -216,8 +217,25 @@ def options(page: Page) -> list[str]:
     return [text.strip().removeprefix("✓ ") for text in page.get_by_role("option").all_text_contents()]
 
 
-def answered(page: Page, action: Callable[[], None]) -> None:
-    """Do what asks the server, and wait until the answer is on the screen."""
-    with page.expect_response("**/run/predict"):
-        action()
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+class Handlers:
+    """What the managers' page asks of the server, so that none of its answers comes unexpected."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.waiting = 0
+        page.on("request", lambda request: self._count(request, 1))
+        page.on("requestfinished", lambda request: self._count(request, -1))
+        page.on("requestfailed", lambda request: self._count(request, -1))
+
+    def _count(self, request: Request, change: int) -> None:
+        if request.url.endswith("/run/predict"):
+            self.waiting += change
+
+    def answered(self, action: Callable[[], None]) -> None:
+        """Do what asks the server, and wait until all answers are on the screen."""
+        with self.page.expect_response("**/run/predict"):
+            action()
+        calm = 0
+        while calm < 5:  # an answer may lead to the next request
+            self.page.wait_for_timeout(20)
+            calm = 0 if self.waiting else calm + 1
