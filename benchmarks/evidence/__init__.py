@@ -1,1 +1,1 @@
-"""The evidence of `docs/results.md`: experiments on the embedded model, run by `python -m benchmarks.evidence`."""
+"""The evidence of `docs/results.md`: experiments run by `python -m benchmarks.evidence`."""

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.evidence import equal_time, frontier, over_optimisation, reward_models, sentiment
+from benchmarks.evidence import equal_time, frontier, over_optimisation, reward_models, sentiment, small
 from benchmarks.evidence.report import write_report
 from benchmarks.evidence.runner import run_plan
 from benchmarks.evidence.runs import FINISHED, ROOT, Place, Plan, data_folder, record
 from rlhf.recipe import hold
 from rlhf.training.parser import exit_on_error
 
-MODULES = (sentiment, frontier, over_optimisation, equal_time, reward_models)
+MODULES = (sentiment, frontier, small, over_optimisation, equal_time, reward_models)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

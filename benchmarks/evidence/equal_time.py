@@ -1,9 +1,9 @@
-"""Estimators, value models and samples per prompt at equal wall time, on the sentiment prompts.
+"""Estimators, value models and samples per prompt at equal wall time, on the small language model.
 
 Each arm first runs a few steps, and its step is taken to last what the fastest half of them did: other work on the
 machine only ever adds. Then every arm trains for as many steps as fit into the same time, whatever they are worth.
 
-python -m benchmarks.evidence.equal_time --run RUN --seconds 150 --output_dir FOLDER
+python -m benchmarks.evidence.equal_time --run RUN --seconds 30 --output_dir FOLDER
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence import sentiment
-from benchmarks.evidence.frontier import ppo_command
+from benchmarks.evidence import small
 from benchmarks.evidence.runs import HERE, STEPS, Plan, Run, write_result
+from benchmarks.evidence.small_data import MANY
+from benchmarks.evidence.tables import estimate, over_seeds
 from rlhf.recipe_report import markdown
 from rlhf.training.run_folder import LOG, read_rows
 
-TRAINING_SECONDS = 150
-CALIBRATION_STEPS = 6
-KL_COEF = "0.2"
-SEEDS = (0, 1, 2)
+TRAINING_SECONDS = 30
+CALIBRATION_STEPS = 20
+KL_COEF = "0.1"
+LEARNING_RATE = "1e-3"
+SEEDS = tuple(range(5))
 PHASES = ("time/rollout", "time/scoring", "time/update")
 # All arms have 64 responses to a rollout and four optimiser steps on it.
 ARMS: dict[str, tuple[str, ...]] = {
@@ -43,10 +45,11 @@ QUESTIONS = (
     ("GAE, shared value", "GAE, shared value, K=1"),
 )
 SETTING = """\
-PPO on the sentiment prompts with a KL weight of {kl_coef}; every arm has 64 responses to a rollout and four optimiser
-steps on it. An arm's step is measured first, on {steps} steps, as the mean of the faster half, since other work only
-adds; then each arm trains for as many steps as fit into {seconds} s. The objective is what PPO maximises, score less
-weight times KL, on the test prompts."""
+PPO on the language model and the gold of the experiment before, against a reward model trained on {many} rankings, with
+a KL weight of {kl_coef}; every arm has 64 responses to a rollout and four optimiser steps on it. An arm's step is
+measured first, on {steps} steps, as the mean of the faster half, since other work only adds; then each arm trains for
+as many steps as fit into {seconds} s. The objective is what PPO maximises, score less weight times KL, on {prompts}
+test prompts. Intervals are over seeds."""
 
 
 def runs() -> list[Run]:
@@ -56,92 +59,97 @@ def runs() -> list[Run]:
 
 
 def calibration(arm: str) -> Run:
-    train = (*ppo_command(f"{HERE}/policy", 0), *ARMS[arm], "--kl_coef", KL_COEF, "--max_steps", str(CALIBRATION_STEPS))
     measure = (
-        *(*sentiment.PYTHON, "benchmarks.evidence.equal_time", "--run", f"{HERE}/policy"),
+        *(*small.PYTHON, "benchmarks.evidence.equal_time", "--run", f"{HERE}/policy"),
         *("--seconds", str(TRAINING_SECONDS), "--output_dir", HERE),
     )
     return Run(
         f"equal_time/calibration-{folder_name(arm)}",
-        (train, measure),
-        needs=("sentiment/data", "sentiment/sft", "sentiment/reward"),
+        (train_command(arm, 0, str(CALIBRATION_STEPS)), measure),
+        needs=(*small.MADE, "small/reward"),
         kind="equal-time-calibration",
-        seconds=90,
+        seconds=35,
         settings={"arm": arm},
     )
 
 
 def arm_run(arm: str, seed: int) -> Run:
-    train = (*ppo_command(f"{HERE}/policy", seed), *ARMS[arm], "--kl_coef", KL_COEF, "--max_steps", STEPS)
     return Run(
         f"equal_time/{folder_name(arm)}-seed{seed}",
-        (train, sentiment.measured(f"{HERE}/policy", seed=seed + 1)),
-        needs=(*sentiment.MADE, "sentiment/sft_measured"),
+        (train_command(arm, seed, STEPS), small.measured(f"{HERE}/policy", reward_model=small.REWARD)),
+        needs=(*small.MADE, "small/reward"),
         kind="equal-time",
-        seconds=270,
+        seconds=65,
         settings={"arm": arm, "seed": seed},
         steps_from=f"equal_time/calibration-{folder_name(arm)}",
     )
+
+
+def train_command(arm: str, seed: int, steps: str) -> tuple[str, ...]:
+    settings = ("--kl_coef", KL_COEF, "--learning_rate", LEARNING_RATE, "--max_steps", steps)
+    return small.ppo_command(seed, (small.REWARD,), *ARMS[arm], *settings)
 
 
 def folder_name(arm: str) -> str:
     return arm.lower().replace(",", "").replace("=", "").replace(" ", "-")
 
 
+Found = Mapping[str, Mapping[int, Mapping[str, Any]]]  # arm -> seed -> what its policy came to
+
+
 def section(plan: Plan, images: Path) -> str:
     """Table of the arms that have finished; empty without one. There is no plot: `images` stays as it is."""
-    found: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
     for run in plan.runs:
         result = plan.place.result(run)
         if run.experiment == "equal_time" and "seed" in run.settings and result:
-            found.setdefault(run.settings["arm"], []).append((run, result))
+            found.setdefault(run.settings["arm"], {})[run.settings["seed"]] = result["policies"][0]
     if not found:
         return ""
-    header = [
-        "arm",
-        "steps",
-        "seconds a step",
-        "judge reward, by seed",
-        "mean",
-        "KL, nats",
-        "objective, by seed",
-        "mean",
-    ]
+    policy = next(iter(next(iter(found.values())).values()))
+    setting = SETTING.format(
+        many=MANY,
+        kl_coef=KL_COEF,
+        steps=CALIBRATION_STEPS,
+        seconds=TRAINING_SECONDS,
+        prompts=policy["num_responses"],
+    )
+    verdicts = [text for ours, theirs in QUESTIONS if (text := verdict(found, ours, theirs))]
+    return "\n\n".join(["### At equal wall time", setting, table(plan, found), "\n".join(verdicts)])
+
+
+def table(plan: Plan, found: Found) -> str:
+    header = ["arm", "steps", "seconds a step", "objective, by seed", "mean", "score", "KL, nats", "gold"]
     rows = []
-    for arm, group in found.items():
+    for arm, by_seed in found.items():
         calibrated = plan.place.result(plan.by_name[f"equal_time/calibration-{folder_name(arm)}"])
-        rewards = [result["reward"]["value"] for _, result in group]
-        objectives = [objective(result) for _, result in group]
+        policies = list(by_seed.values())
+        objectives = [objective(policy) for policy in policies]
         rows.append(
             [
-                *(arm, str(calibrated["steps"]), f"{calibrated['step_seconds']:.1f}"),
-                *(", ".join(f"{reward:.2f}" for reward in rewards), f"{mean(rewards):.3f}"),
-                ", ".join(f"{result['kl']['value']:.1f}" for _, result in group),
-                *(", ".join(f"{value:.2f}" for value in objectives), f"{mean(objectives):.2f}"),
+                *(arm, str(calibrated["steps"]), f"{calibrated['step_seconds']:.2f}"),
+                *(", ".join(f"{value:.2f}" for value in objectives), estimate(over_seeds(objectives), digits=2)),
+                *(f"{mean([policy[name]['value'] for policy in policies]):.2f}" for name in ("score", "kl", "gold")),
             ]
         )
-    verdicts = [text for ours, theirs in QUESTIONS if (text := verdict(found, ours, theirs))]
-    setting = SETTING.format(seconds=TRAINING_SECONDS, steps=CALIBRATION_STEPS, kl_coef=KL_COEF)
-    return "\n\n".join(["### At equal wall time", setting, markdown(header, rows), "\n".join(verdicts)])
+    return markdown(header, rows)
 
 
-def objective(result: Mapping[str, Any]) -> float:
+def objective(policy: Mapping[str, Any]) -> float:
     """What PPO maximises, on the test prompts: score less `KL_COEF` times the KL."""
-    return float(result["score"]["value"] - float(KL_COEF) * result["kl"]["value"])
+    return float(policy["score"]["value"] - float(KL_COEF) * policy["kl"]["value"])
 
 
-def verdict(found: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]], ours: str, theirs: str) -> str:
-    """One arm's objective less another's, seed by seed."""
-    seeds = {
-        arm: {run.settings["seed"]: objective(result) for run, result in found.get(arm, [])} for arm in (ours, theirs)
-    }
-    leads = [seeds[ours][seed] - seeds[theirs][seed] for seed in sorted(seeds[ours].keys() & seeds[theirs].keys())]
-    if not leads:
+def verdict(found: Found, ours: str, theirs: str) -> str:
+    """One arm's objective less another's, paired by seed."""
+    seeds = sorted(found.get(ours, {}).keys() & found.get(theirs, {}).keys())
+    if not seeds:
         return ""
-    shown = ", ".join(f"{lead:+.2f}" for lead in leads)
-    ahead = ours if min(leads) > 0 else theirs if max(leads) < 0 else None
-    clear = "one seed only" if len(leads) == 1 else f"{ahead} is ahead in all" if ahead else "no verdict"
-    return f"- {ours} against {theirs}: objective {shown}, {clear}."
+    lead = over_seeds([objective(found[ours][seed]) - objective(found[theirs][seed]) for seed in seeds])
+    clear = lead["low"] is not None and not lead["low"] <= 0 <= lead["high"]
+    ahead = f"{ours if lead['value'] > 0 else theirs} is ahead" if clear else "no verdict"
+    shown = estimate(lead, digits=2, sign="+")
+    return f"- {ours} less {theirs}: objective {shown}, paired over {len(seeds)} seeds: {ahead}."
 
 
 def mean(values: Sequence[float]) -> float:

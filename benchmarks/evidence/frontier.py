@@ -80,18 +80,12 @@ def ppo_run(kl_coef: float, seed: int) -> Run:
     )
 
 
-def ppo_command(
-    output: str,
-    seed: int,
-    *,
-    reward_model: tuple[str, ...] = ("--reward_model", sentiment.REWARD),
-    learning_rate: str = "1e-3",
-) -> tuple[str, ...]:
+def ppo_command(output: str, seed: int) -> tuple[str, ...]:
     """What all PPO runs on sentiment have in common: 64 responses of 24 tokens to a rollout, two epochs."""
     return (
-        *("rlhf", "ppo", "--model", sentiment.SFT, *reward_model),
+        *("rlhf", "ppo", "--model", sentiment.SFT, "--reward_model", sentiment.REWARD),
         *("--prompt_file", f"{sentiment.FILES}/prompts_train.jsonl", "--output_dir", output),
-        *("--max_new_tokens", str(MAX_NEW_TOKENS), "--missing_eos_penalty", "0", "--learning_rate", learning_rate),
+        *("--max_new_tokens", str(MAX_NEW_TOKENS), "--missing_eos_penalty", "0", "--learning_rate", "1e-3"),
         *("--per_device_train_batch_size", "8", "--num_mini_batches", "2", "--num_ppo_epochs", "2"),
         *("--monitors", "warn", "--seed", str(seed), *sentiment.LENGTHS, *sentiment.UNSAVED),
     )

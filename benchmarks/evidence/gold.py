@@ -1,19 +1,21 @@
-"""Gold of the over-optimisation experiment: a response should be positive and still go on with its own opening.
+"""Gold of the experiments on a small model: a response should be positive and still go on with its own opening.
 
-The reward models know nothing of the opening, as a designer may forget what goes without saying. Gold is P(positive)
-by the judge, times the probability that a reader of the response finds its opening among others: the softmax of the
-response's log-probabilities under the SFT model after its own opening and after `OTHERS` fixed ones.
+Gold is P(positive) by a bag of words from all labelled sentences, times the probability that a reader of the response
+finds its opening among others: the softmax of the response's log-probabilities under the language model after its own
+opening and after fixed others. It ranks the language model's own responses; a reward model that is trained on a few of
+these rankings is the proxy (as in Gao et al., 2210.10760, where a large reward model is gold).
 
-`rlhf ppo --judge benchmarks.evidence.gold:gold`, with the folder of the shared runs in `EVIDENCE_SENTIMENT`.
-python -m benchmarks.evidence.gold --measured FOLDER --output_dir FOLDER
+`rlhf ppo --judge benchmarks.evidence.gold:gold`, with the folder of the shared runs in `EVIDENCE_SMALL`.
+python -m benchmarks.evidence.gold rank --small FOLDER --candidates FILE --output_dir FOLDER
+python -m benchmarks.evidence.gold measure --small FOLDER --models RUN ... --output_dir FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -21,21 +23,23 @@ from typing import Any
 
 import torch
 
-from benchmarks.evidence.judge import MAX_NEW_TOKENS, Judge
-from benchmarks.evidence.runs import RESPONSES, write_result
-from benchmarks.evidence.sentiment_data import SYSTEM
+from benchmarks.evidence.judge import accuracy, bag_of_words, distinct_bigrams, proxy_scores, sampled
+from benchmarks.evidence.ranking import ranks
+from benchmarks.evidence.runs import write_result
+from benchmarks.evidence.sentiment_data import read_sentences
+from benchmarks.evidence.small_data import FEW, HELD_OUT, MANY
 from rlhf.data.chat import Chat
-from rlhf.data.comparisons import Message, read_prompts
+from rlhf.data.comparisons import Comparison, Message, read_comparisons, read_prompts, write_comparisons
 from rlhf.engine.backbone import REFERENCE, Backbone
+from rlhf.engine.generation import Sampling
 from rlhf.engine.packing import Group, pack
 from rlhf.evaluation.metrics import bootstrap_mean
-from rlhf.training.arguments import DTYPES, settled_dtype
-from rlhf.training.run_folder import read_rows
 from rlhf.training.stage import load_tokenizer
 
-OTHERS = 3
+MAX_NEW_TOKENS = 24
 GROUP = 16  # responses read after one copy of an opening
-PLACE = "EVIDENCE_SENTIMENT"
+PLACE = "EVIDENCE_SMALL"
+DTYPE = "float32"  # everywhere: that of a machine with bfloat16 instructions would give other numbers
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,14 @@ class Reader:
     others: list[list[int]]  # the token ids of the other openings
 
     @classmethod
-    def load(cls, sentiment: str | Path) -> Reader:
-        """The SFT model as the reader; the others are openings of the validation split, which nobody continues."""
-        model = Path(sentiment) / "sft" / "model"
-        backbone = Backbone.load(str(model), dtype=DTYPES[settled_dtype("auto")])
+    def load(cls, small: Path) -> Reader:
+        """The language model as the reader; the others are held-out openings that nobody continues."""
+        model = small / "model" / "model"
+        backbone = Backbone.load(str(model), dtype=torch.float32)
         backbone.eval()
         chat = Chat(load_tokenizer(model), 64, MAX_NEW_TOKENS)
-        prompts, _ = read_prompts([str(Path(sentiment) / "data" / "prompts_validation.jsonl")])
-        return cls(backbone, chat, [chat.encode_prompt(prompt.prompt) for prompt in prompts[:OTHERS]])
+        prompts, _ = read_prompts([str(small / "data" / "prompts_others.jsonl")])
+        return cls(backbone, chat, [chat.encode_prompt(prompt.prompt) for prompt in prompts])
 
     @torch.no_grad()
     def fits(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[float]:
@@ -69,7 +73,7 @@ class Reader:
         ]
         columns = torch.tensor([own, *(self._logprobs(other, ids) for other in self.others)], dtype=torch.float64)
         found = dict(zip(told, torch.softmax(columns, dim=0)[0].tolist(), strict=True)) if told else {}
-        return [found.get(index, 1 / (1 + OTHERS)) for index in range(len(responses))]
+        return [found.get(index, 1 / (1 + len(self.others))) for index in range(len(responses))]
 
     def _logprobs(self, prompt: list[int], responses: Sequence[list[int]]) -> list[float]:
         """`[n]` log-probabilities of responses after a prompt, in nats."""
@@ -81,32 +85,100 @@ class Reader:
         return values
 
 
-@lru_cache(maxsize=1)
-def loaded(sentiment: str) -> tuple[Judge, Reader]:
-    return Judge.load(Path(sentiment) / "judge"), Reader.load(sentiment)
+@dataclass(frozen=True)
+class Gold:
+    """P(positive) times the probability of the own opening."""
+
+    positive: Callable[[Sequence[str]], list[float]]
+    reader: Reader
+
+    @classmethod
+    @lru_cache(maxsize=1)
+    def load(cls, small: Path) -> Gold:
+        """Gold from the folder of the shared runs."""
+        return cls(bag_of_words(read_sentences(small / "data" / "sentences_train.jsonl")), Reader.load(small))
+
+    def parts(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> dict[str, list[float]]:
+        """`[n]` golds, and what they are the product of."""
+        positive, fit = self.positive(responses), self.reader.fits(prompts, responses)
+        return {"gold": [a * b for a, b in zip(positive, fit, strict=True)], "positive": positive, "fit": fit}
 
 
 def gold(prompts: Sequence[Sequence[Any]], responses: Sequence[str]) -> list[float]:
-    """`[n]` golds: P(positive) times the probability of the own opening."""
-    judge, reader = loaded(os.environ[PLACE])
+    """`[n]` golds, for `rlhf ppo --judge`."""
     messages = [[Message(message["role"], message["content"]) for message in prompt] for prompt in prompts]
-    rewards = judge.rewards(responses, progress=False)
-    return [reward * fit for reward, fit in zip(rewards, reader.fits(messages, responses), strict=True)]
+    return Gold.load(Path(os.environ[PLACE])).parts(messages, responses)["gold"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Gold of responses that `benchmarks.evidence.judge measure` has sampled."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.gold", allow_abbrev=False)
-    parser.add_argument("--measured", type=Path, required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
+    ranking = commands.add_parser("rank", allow_abbrev=False)
+    ranking.add_argument("--candidates", required=True)
+    measuring = commands.add_parser("measure", allow_abbrev=False)
+    measuring.add_argument("--models", nargs="+", required=True)
+    measuring.add_argument("--reward_model", required=True)
+    measuring.add_argument("--seed", type=int, default=1)
+    for command in (ranking, measuring):
+        command.add_argument("--small", type=Path, required=True)
+        command.add_argument("--output_dir", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    rows = list(read_rows(arguments.measured / RESPONSES))
-    prompts = [[SYSTEM.to_dict(), {"role": "user", "content": row["prompt"]}] for row in rows]
-    golds = gold(prompts, [row["response"] for row in rows])
-    groups = [row["prompt_id"] for row in rows]
-    means = {name: bootstrap_mean([row[name] for row in rows], groups=groups).to_dict() for name in ("reward", "kl")}
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    write_result(arguments.output_dir, means | {"gold": bootstrap_mean(golds, groups=groups).to_dict()})
+    {"rank": rank, "measure": measure}[arguments.command](arguments)
+
+
+def rank(arguments: argparse.Namespace) -> None:
+    """Rank sampled responses by gold: many comparisons, held-out ones, and draws of a few, none in two files."""
+    found = Gold.load(arguments.small)
+    candidates = [item for item in read_comparisons([arguments.candidates])[0] if len(item.responses) > 1]
+    parts = parts_of(found, candidates)
+    golds = iter(parts["gold"])
+    ranked = [replace(item, ranks=ranks([next(golds) for _ in item.responses])) for item in candidates]
+    write_comparisons(arguments.output_dir / "many.jsonl", ranked[:MANY])
+    write_comparisons(arguments.output_dir / "heldout.jsonl", ranked[MANY : MANY + HELD_OUT])
+    for draw, start in enumerate(range(MANY + HELD_OUT, len(ranked) - FEW + 1, FEW)):
+        write_comparisons(arguments.output_dir / f"few_{draw}.jsonl", ranked[start : start + FEW])
+    sentences = read_sentences(arguments.small / "data" / "sentences_heldout.jsonl")
+    positive = found.positive([sentence.text for sentence in sentences])
+    write_result(
+        arguments.output_dir,
+        {
+            "accuracy": accuracy(positive, [sentence.label for sentence in sentences]).to_dict(),
+            "means": {name: sum(values) / len(values) for name, values in parts.items()},
+            "num_ranked": len(ranked),
+        },
+    )
+
+
+def parts_of(found: Gold, items: Sequence[Comparison]) -> dict[str, list[float]]:
+    """Gold of all responses, those of the first prompt first."""
+    texts = [response.text for item in items for response in item.responses]
+    return found.parts([item.prompt for item in items for _ in item.responses], texts)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Gold, KL and score of each policy's responses to the test prompts, with intervals by prompt."""
+    prompts = read_prompts([str(arguments.small / "data" / "prompts_test.jsonl")])[0]
+    results = [
+        measured(model, prompts, Gold.load(arguments.small), arguments.reward_model, arguments.seed)
+        for model in arguments.models
+    ]
+    write_result(arguments.output_dir, {"policies": results})
+
+
+def measured(model: str, prompts: Sequence[Comparison], found: Gold, reward_model: str, seed: int) -> Mapping[str, Any]:
+    """What one policy's responses come to, one to each prompt."""
+    columns = sampled(model, prompts, Sampling(1, MAX_NEW_TOKENS, 1.0, seed), dtype=DTYPE)
+    texts = columns["response"]
+    numbers = found.parts([prompt.prompt for prompt in prompts], texts) | {
+        "kl": columns["kl"],
+        "score": proxy_scores(reward_model, prompts, texts, columns["finished"]),
+    }
+    return {name: bootstrap_mean(values).to_dict() for name, values in numbers.items()} | {
+        "words": sum(len(text.split()) for text in texts) / len(texts),
+        "distinct_bigrams": distinct_bigrams(texts),
+        "num_responses": len(texts),
+    }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
     )
     judge = Judge(model, slope, offset)
     rewards = judge.rewards([sentence.text for sentence in held_out])
-    words = bag_of_words(read_sentences(Path(arguments.training_sentences)), held_out)
+    words = bag_of_words(read_sentences(Path(arguments.training_sentences)))  # what the judge has to beat
     labels = [sentence.label for sentence in held_out]
     write_result(
         Path(arguments.output_dir),
@@ -95,7 +95,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
             "slope": slope,
             "offset": offset,
             "accuracy": accuracy(rewards, labels).to_dict(),
-            "accuracy_of_bag_of_words": accuracy(words, labels).to_dict(),
+            "accuracy_of_bag_of_words": accuracy(words([sentence.text for sentence in held_out]), labels).to_dict(),
             "calibration_error": calibration_error(rewards, labels),
             "mean_reward": sum(rewards) / len(rewards),
             "num_calibration": len(fitted),
@@ -106,30 +106,32 @@ def calibrate(arguments: argparse.Namespace) -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Sample from a policy on held-out prompts: each response's judge reward, KL from the backbone, and score."""
     prompts = read_prompts([arguments.prompt_file])[0][: arguments.max_prompts]
-    settings = ModelArguments(model=arguments.model, max_prompt_length=64, max_response_length=64)
-    source = resolve_model(settings.model)
-    policy = Policy(source, load_chat(source, settings), dtype=DTYPES[settled_dtype(settings.dtype)])
     sampling = Sampling(arguments.samples_per_prompt, arguments.max_new_tokens, 1.0, arguments.seed)
-    samples = policy.sample(prompts, sampling)
-    kl = policy.sequence_kl(prompts, samples, temperature=1.0)
-    texts = [policy.record(sample, sampling).text for group in samples for sample in group]
-    finished = [sample.finished for group in samples for sample in group]
-    prompt_ids = [prompt.prompt_id for prompt, group in zip(prompts, samples, strict=True) for _ in group]
-    openings = [prompt.prompt[-1].content for prompt, group in zip(prompts, samples, strict=True) for _ in group]
-    del policy  # the judge's backbone takes its place
-    columns: dict[str, Sequence[Any]] = {
-        "prompt_id": prompt_ids,
-        "prompt": openings,
-        "response": texts,
-        "finished": finished,
-        "reward": Judge.load(arguments.judge).rewards(texts),
-        "kl": kl,
-        "score": proxy_scores(arguments.reward_model, prompts, texts, finished),
-    }
+    columns = sampled(arguments.model, prompts, sampling)
+    columns["reward"] = Judge.load(arguments.judge).rewards(columns["response"])
+    columns["score"] = proxy_scores(arguments.reward_model, prompts, columns["response"], columns["finished"])
     output = Path(arguments.output_dir)
     rows = zip(*columns.values(), strict=True)
     write_json_lines(output / RESPONSES, (dict(zip(columns, row, strict=True)) for row in rows))
     write_result(output, summary(columns))
+
+
+def sampled(
+    model: str, prompts: Sequence[Comparison], sampling: Sampling, *, dtype: str = "auto"
+) -> dict[str, Sequence[Any]]:
+    """What a policy says, name -> `[responses]`: prompt id, prompt, response, whether it ended, and KL."""
+    settings = ModelArguments(model=model, dtype=dtype, max_prompt_length=64, max_response_length=64)
+    source = resolve_model(settings.model)
+    policy = Policy(source, load_chat(source, settings), dtype=DTYPES[settled_dtype(settings.dtype)])
+    samples = policy.sample(prompts, sampling)
+    own = [prompt for prompt, group in zip(prompts, samples, strict=True) for _ in group]
+    return {
+        "prompt_id": [prompt.prompt_id for prompt in own],
+        "prompt": [prompt.prompt[-1].content for prompt in own],
+        "response": [policy.record(sample, sampling).text for group in samples for sample in group],
+        "finished": [sample.finished for group in samples for sample in group],
+        "kl": policy.sequence_kl(prompts, samples, temperature=1.0),
+    }
 
 
 def summary(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -176,15 +178,15 @@ def platt(scores: Sequence[float], labels: Sequence[int]) -> tuple[float, float]
     return float(regression.coef_[0, 0]), float(regression.intercept_[0])
 
 
-def bag_of_words(train: Sequence[Sentence], held_out: Sequence[Sentence]) -> list[float]:
-    """P(positive) by logistic regression on TF-IDF vectors: what the judge has to beat."""
+def bag_of_words(train: Sequence[Sentence]) -> Callable[[Sequence[str]], list[float]]:
+    """P(positive) of texts by logistic regression on TF-IDF vectors of labelled sentences."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LogisticRegression(max_iter=1000))
     model.fit([sentence.text for sentence in train], [sentence.label for sentence in train])
-    return [float(row[1]) for row in model.predict_proba([sentence.text for sentence in held_out])]
+    return lambda texts: [float(row[1]) for row in model.predict_proba(list(texts))]
 
 
 def accuracy(rewards: Sequence[float], labels: Sequence[int]) -> Estimate:

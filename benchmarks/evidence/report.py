@@ -20,7 +20,7 @@ EXPERIMENTS = {
     "equal_time": equal_time,
     "reward_models": reward_models,
 }
-SHARED, SHARED_WITH = "sentiment", "frontier"  # the runs that several experiments build on are counted once
+SHARED = {"frontier": "sentiment", "over_optimisation": "small"}  # runs that several build on are counted once
 
 
 def marks(experiment: str) -> tuple[str, str]:
@@ -93,5 +93,5 @@ def missing(runs: Sequence[Run], plan: Plan) -> str:
 
 def of_experiment(plan: Plan, experiment: str) -> list[Run]:
     """An experiment's runs, with the shared ones where they are counted."""
-    names = (SHARED, experiment) if experiment == SHARED_WITH else (experiment,)
+    names = (SHARED.get(experiment), experiment)
     return [run for run in plan.runs if run.experiment in names]

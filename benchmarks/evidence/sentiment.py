@@ -107,10 +107,10 @@ def runs() -> list[Run]:
     ]
 
 
-def measured(model: str, seed: int, output: str = HERE) -> tuple[str, ...]:
+def measured(model: str, seed: int) -> tuple[str, ...]:
     """The command that samples from a policy on the test prompts and judges what it says."""
     return (
         *(*PYTHON, "benchmarks.evidence.judge", "measure", "--model", model),
         *("--prompt_file", f"{FILES}/prompts_test.jsonl", "--judge", JUDGE, "--reward_model", REWARD),
-        *("--seed", str(seed), "--output_dir", output),
+        *("--seed", str(seed), "--output_dir", HERE),
     )

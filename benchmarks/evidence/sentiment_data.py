@@ -25,7 +25,6 @@ JUDGE_PROMPT = (SYSTEM, Message("user", "Review"))
 GROUP = 4  # sentences to a comparison, half of them positive
 CALIBRATION_SHARE = 8  # one in so many sentences of half B is kept for the judge's calibration
 SPLITS = ("train", "validation", "test")
-FEW = 48  # comparisons for small reward models
 RANKED_PROMPTS = 480  # of the training prompts, for DPO
 
 
@@ -53,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     half_a, half_b = halves(sentences)
     judged, calibration = calibration_split(half_b)
     write_json_lines(output / "demonstrations.jsonl", demonstrations(reviews, half_a, seed=0))
-    preferences = list(comparisons(half_a, prompts["train"], seed=1))
-    write_comparisons(output / "preferences.jsonl", preferences)
-    write_comparisons(output / "preferences_few.jsonl", preferences[:FEW])
+    write_comparisons(output / "preferences.jsonl", comparisons(half_a, prompts["train"], seed=1))
     write_comparisons(output / "preferences_heldout.jsonl", comparisons(held_out, prompts["validation"], seed=2))
     write_comparisons(output / "judge.jsonl", comparisons(judged, [JUDGE_PROMPT], seed=3, ended=False))
     for name, rows in (("judge", judged), ("calibration", calibration), ("heldout", held_out)):

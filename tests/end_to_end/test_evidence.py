@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence import gold, judge, ranking, reward_models, sentiment_data
-from benchmarks.evidence.runs import RESPONSES, RESULT
+from benchmarks.evidence import (
+    gold,
+    judge,
+    over_optimisation,
+    ranking,
+    reward_models,
+    sentiment_data,
+    small,
+    small_data,
+    small_model,
+)
+from benchmarks.evidence.runner import run_one
+from benchmarks.evidence.runs import RESPONSES, RESULT, Place, Plan
+from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Message, read_comparisons, read_prompts, write_comparisons
 from rlhf.training.run_folder import read_rows
+from rlhf.training.stage import load_tokenizer
+from tests.end_to_end.launching import ROOT, launched
 
 
 @pytest.fixture(scope="module")
@@ -114,23 +129,105 @@ def test_a_draw_is_written_as_it_was_read(data, tmp_path) -> None:
     assert (tmp_path / "all.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes()
 
 
-def test_gold_asks_for_the_own_opening_too(files, calibrated, tiny_chat_model, tmp_path, monkeypatch) -> None:
-    place = tmp_path / "sentiment"
-    (place / "sft").mkdir(parents=True)
-    for name, folder in (("sft/model", tiny_chat_model), ("judge", calibrated), ("data", files)):
-        (place / name).symlink_to(folder)
-    monkeypatch.setenv("EVIDENCE_SENTIMENT", str(place))
+# ---- on the small model -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Runs of the evidence with the small model trained for a moment on a few sentences, and its responses ranked."""
+    place = Place(tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("data"))
+    (place.data / "eval").mkdir()
+    sentences = [
+        {"text": f"film number {i} is what people call a {word} one and it ends {word} .", "label": label}
+        for i in range(60)
+        for word, label in (("bad", 0), ("good", 1))
+    ]
+    review = {
+        "prefix": "it",
+        "continuation": "begins . then number 7 is a good film to go on with . end",
+        "split": "train",
+    }
+    rows = {"sentences_train": sentences[:80], "sentences_validation": sentences[80:], "review_prefixes": [review]}
+    for name, content in rows.items():
+        lines = "".join(json.dumps(row) + "\n" for row in content)
+        (place.data / "eval" / f"sentiment_{name}.jsonl").write_text(lines)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in (("MANY", 8), ("HELD_OUT", 4), ("FEW", 6)):
+            patched.setattr(gold, name, value)
+        by_name = {run.name: run for run in small.runs()}
+        for name in ("small/data", "small/model", "small/ranked"):
+            (place.folder(name)).mkdir(parents=True)
+            for command in by_name[name].commands:
+                made(place.command(by_name[name], command))
+    return place
+
+
+def made(arguments: list[str]) -> None:
+    """A command of the evidence in this process, `rlhf sample` in its own."""
+    if arguments[0] == "rlhf":
+        launched([sys.executable, "-m", "rlhf.cli", *arguments[1:]], check=True, cwd=ROOT)
+        return
+    modules = {module.__name__: module for module in (gold, small_data, small_model)}
+    modules[arguments[2]].main(arguments[3:])
+
+
+def test_the_small_model_learns_and_is_a_model_of_the_stages(small_place) -> None:
+    found = json.loads((small_place.folder("small/model") / RESULT).read_text())
+    assert found["num_train"] == 81
+    assert found["held_out_perplexity"] < small_model.VOCABULARY / 20  # that of random weights is the vocabulary's size
+    tokenizer = load_tokenizer(small_place.folder("small/model") / "model")
+    chat = Chat(tokenizer, 64, 64)
+    ids = chat.encode_response("it's a good one , isn't it ?")
+    assert chat.encode_response(chat.decode(ids)) == ids
+    assert ids[-1] == chat.end_of_turn_id
+
+
+def test_gold_asks_for_the_own_opening_too(small_place, monkeypatch) -> None:
+    folder = small_place.folder("small")
+    monkeypatch.setenv(gold.PLACE, str(folder))
     prompts = [[{"role": "user", "content": content}] for content in ("one", "one", "two", "one")]
     texts = ["a good film", "a bad film", "a good film", ""]
     found = gold.gold(prompts, texts)
-    rewards = judge.Judge.load(calibrated).rewards(texts)
-    reader = gold.Reader.load(place)
-    fits = reader.fits([[Message(**m) for m in prompt] for prompt in prompts], texts)
-    assert found == pytest.approx([reward * fit for reward, fit in zip(rewards, fits, strict=True)])
-    assert fits[3] == 1 / (1 + gold.OTHERS)  # no text tells nothing
+    messages = [[Message(**message) for message in prompt] for prompt in prompts]
+    parts = gold.Gold.load(folder).parts(messages, texts)
+    assert found == pytest.approx([a * b for a, b in zip(parts["positive"], parts["fit"], strict=True)])
+    assert parts["positive"][0] > 0.5 > parts["positive"][1]
+    reader = gold.Reader.load(folder)
+    assert parts["fit"][3] == 1 / (1 + small_data.OTHERS)  # no text tells nothing
     # the softmax over the own opening and the others, each read by itself
     own = reader.chat.encode_prompt([Message(**prompts[2][0])])
     ids = [reader.chat.encode_response(texts[2], finished=False)]
     logprobs = [reader._logprobs(prompt, ids)[0] for prompt in (own, *reader.others)]
     weights = [math.exp(value - max(logprobs)) for value in logprobs]
-    assert fits[2] == pytest.approx(weights[0] / sum(weights), rel=1e-3)
+    assert parts["fit"][2] == pytest.approx(weights[0] / sum(weights), rel=1e-3)
+
+
+def test_no_ranking_is_in_two_files_and_ranks_follow_gold(small_place) -> None:
+    folder = small_place.folder("small/ranked")
+    files = {
+        file.stem: read_comparisons([str(file)])[0] for file in folder.glob("*.jsonl") if file.stem != "candidates"
+    }
+    assert {name: len(items) for name, items in files.items()}["few_0"] == 6
+    prompts = [item.prompt_id for items in files.values() for item in items]
+    assert len(prompts) == len(set(prompts)) > 14
+    item = files["heldout"][0]
+    golds = gold.parts_of(gold.Gold.load(small_place.folder("small")), [item])["gold"]
+    assert [golds[better] > golds[worse] for better, worse in item.pairs()] == [True] * 6
+
+
+def test_an_over_optimised_run_is_followed_and_measured(small_place, monkeypatch) -> None:
+    for name, value in (("STEPS", 4), ("REWARD_EPOCHS", 1)):
+        monkeypatch.setattr(over_optimisation, name, value)
+    reward, _, run = over_optimisation.runs()[:3]
+    plan = Plan([*small.runs()[:3], reward, run], small_place)
+    with (small_place.runs / ".lock").open("w") as lock:
+        assert run_one(plan, reward, lock.fileno())
+        assert run_one(plan, run, lock.fileno())
+    found = small_place.result(run)
+    assert run.settings["arm"] == over_optimisation.MINIMUM
+    assert [len(found[name]) for name in ("steps", "gold", "proxy", "kl")] == [4] * 4
+    assert found["measured"]["last"]["kl"]["value"] > 0
+    assert set(found["measured"]) == set(over_optimisation.POLICIES)
+    assert found["kept_step"] == found["kept_step_at_alarm"]
+    kept = found["measured"]["kept"]
+    assert 0 < kept["gold"]["value"] < min(kept["positive"]["value"], kept["fit"]["value"])

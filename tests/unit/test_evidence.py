@@ -6,12 +6,26 @@ import itertools
 import json
 import math
 import os
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
-from benchmarks.evidence import equal_time, frontier, judge, over_optimisation, ranking, report, reward_models
+from benchmarks.evidence import (
+    equal_time,
+    frontier,
+    judge,
+    over_optimisation,
+    ranking,
+    report,
+    reward_models,
+    small_data,
+    small_model,
+    tables,
+)
 from benchmarks.evidence.__main__ import MODULES
 from benchmarks.evidence.runner import run_plan
 from benchmarks.evidence.runs import (
@@ -206,8 +220,51 @@ def test_demonstrations_are_of_the_training_split_and_sentences_alternate() -> N
     assert len(set(answers)) == 8
 
 
+def test_openings_to_measure_on_are_none_of_those_trained_on() -> None:
+    words = [f"one two three four five{number} six seven eight nine" for number in range(6)]
+    train, test = small_data.prompts_of(
+        [Sentence(text, 1) for text in (*words[:4], "too short to be cut")], [Sentence(text, 0) for text in words[3:]]
+    )
+    assert sorted(train) == [f"one two three four five{number}" for number in range(4)]
+    assert sorted(test) == [f"one two three four five{number}" for number in (4, 5)]
+    (row, *_) = small_data.demonstrations(words)
+    assert row["completion"][0]["content"] == "six seven eight nine"
+
+
+def test_sentences_of_reviews_are_whole_and_of_the_training_split(tmp_path) -> None:
+    rows = [
+        {"prefix": "it begins", "continuation": "here . one is whole . two is too . three is", "split": split}
+        for split in ("train", "test")
+    ]
+    file = tmp_path / "reviews.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(small_data.review_sentences(file)) == ["one is whole .", "two is too ."]
+
+
 def test_ranks_follow_scores_and_equal_scores_share_one() -> None:
     assert ranking.ranks([0.5, 2.0, -1.0, 2.0]) == (2, 1, 3, 1)
+
+
+# ---- the small model ----------------------------------------------------------------------------------------
+
+
+def test_the_small_model_s_loss_leaves_padding_out() -> None:
+    tokenizer = small_model.train_tokenizer(["a good film about people", "a bad film"] * 5)
+    torch.manual_seed(0)
+    model = small_model.build(tokenizer, small_model.Shape(hidden_size=16, num_layers=1, num_heads=2))
+    rows = [[1, 5, 9, 4, 7], [1, 8, 3]]
+    alone = [F.cross_entropy(model(torch.tensor([row])).logits[0, :-1], torch.tensor(row[1:])) for row in rows]
+    assert small_model.loss_of(model, rows).item() == pytest.approx((4 * alone[0] + 2 * alone[1]).item() / 6, rel=1e-5)
+    assert small_model.perplexity(model, rows[:1]) == pytest.approx(alone[0].exp().item(), rel=1e-5)
+
+
+def test_every_row_is_in_one_batch_and_the_rate_rises_and_falls() -> None:
+    rows = [[number] * (number % 7 + 1) for number in range(100)]
+    found = list(small_model.batches(rows, random.Random(0)))
+    assert sorted(row for batch in found for row in batch) == sorted(rows)
+    assert all(len(batch) <= small_model.BATCH for batch in found)
+    rates = [small_model.rate_at(progress) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
 
 
 # ---- the judge ----------------------------------------------------------------------------------------------
@@ -263,23 +320,71 @@ def test_dominance_is_read_at_equal_kl() -> None:
     assert "do not overlap" in frontier.dominance(ppo + far)
 
 
-def test_the_course_of_gold_by_hand() -> None:
-    gold = [0.3, 0.3, 0.3, 0.6, 0.6, 0.6, 0.3, 0.3, 0.3]
+def courses(gold: list[float], alarm: int | None = None) -> dict:
+    """The course of a run whose score and KL rise by 1 and 2 at a step."""
     rows = [
         {"step": step, "objective/score": float(step), "objective/judge_score": value, "objective/kl": 2.0 * step}
         for step, value in enumerate(gold, start=1)
     ]
-    found = over_optimisation.course(rows, alarm=7)
+    return over_optimisation.course(rows, alarm)
+
+
+def test_the_course_of_gold_by_hand() -> None:
+    gold = [0.3, 0.3, 0.3, 0.6, 0.6, 0.6, 0.3, 0.3, 0.3]
+    found = courses(gold, alarm=7)
     assert (found["start"], found["peak"], found["end"]) == pytest.approx((0.3, 0.6, 0.3))
     assert found["peak_step"] == 5
     assert found["peak_kl"] == pytest.approx(10.0)
     assert found["at_alarm_of_peak"] == pytest.approx(0.5 / 0.6)
     assert found["kept_of_peak"] == 1.0
-    early = over_optimisation.course(rows, alarm=5)  # stopped before the peak: (.3 + .6 + .6) / 3
+    assert found["kept_step_at_alarm"] == 4  # the rollout of step 5 samples the policy after four updates
+    early = courses(gold, alarm=5)  # stopped before the peak: (.3 + .6 + .6) / 3
     assert early["kept_of_peak"] == pytest.approx(0.5 / 0.6)
-    assert early["kept_gained_of_peak"] == pytest.approx(0.2 / 0.3)
+    assert early["kept_step_at_alarm"] == 3
     with pytest.raises(ValueError, match="at least 3"):
-        over_optimisation.course(rows[:2], alarm=None)
+        courses(gold[:2])
+
+
+def test_what_the_minimum_does_is_paired_by_seed_and_said_only_where_the_interval_says_so() -> None:
+    def run(peak_step: int) -> dict:
+        gold = [0.3 if abs(step - peak_step) > 1 else 0.6 for step in range(1, 13)]
+        policies = {policy: {"gold": {"value": value}} for policy, value in (("kept", 0.5), ("last", 0.2))}
+        return courses(gold, alarm=peak_step + 3) | {"kept_step": peak_step - 1, "measured": policies}
+
+    peaks = {"single": (4, 5, 6), "minimum of 3": (7, 8, 9)}
+    found = {(arm, seed): run(step) for arm, steps in peaks.items() for seed, step in enumerate(steps)}
+    said = over_optimisation.verdict(found)
+    assert "the gold peak lies +6.0 [+6.0, +6.0] nats further out, which is outward" in said
+    assert "alarms in 6 of 6 runs" in said
+    assert "95% of the gold peak of the whole run in 6 of 6; in 6 it is the policy" in said
+    assert "the kept policy has 0.30 [0.30, 0.30] more gold than the last" in said
+    assert "single: gold ends under its peak by 0.50 [0.50, 0.50] of it; the score gains 9.00 [9.00, 9.00]" in said
+    found["minimum of 3", 0] = run(4)  # +0, +6, +6
+    assert "no verdict" in over_optimisation.verdict(found)
+
+
+def test_an_interval_over_seeds_by_hand() -> None:
+    found = tables.over_seeds([1.0, 2.0, 3.0, 4.0, 5.0])
+    half = 2.776445 * math.sqrt(2.5 / 5)  # t of 4 degrees of freedom
+    assert (found["low"], found["value"], found["high"]) == pytest.approx((3 - half, 3.0, 3 + half), abs=1e-5)
+    assert tables.over_seeds([2.0])["low"] is None
+    assert tables.estimate(found, digits=1, sign="+") == "+3.0 [+1.0, +5.0]"
+
+
+def test_arms_at_equal_time_are_compared_by_objective_paired_by_seed() -> None:
+    def policies(objectives: list[float]) -> dict[int, dict]:
+        kl = 2.0
+        return {
+            seed: {"score": {"value": value + kl * float(equal_time.KL_COEF)}, "kl": {"value": kl}}
+            for seed, value in enumerate(objectives)
+        }
+
+    found = {"a": policies([1.0, 2.0, 3.1]), "b": policies([0.5, 1.5, 2.5]), "c": policies([1.5, 1.5, 3.1])}
+    assert "a less b: objective +0.53 [+0.39, +0.68], paired over 3 seeds: a is ahead" in equal_time.verdict(
+        found, "a", "b"
+    )
+    assert "no verdict" in equal_time.verdict(found, "a", "c")
+    assert equal_time.verdict(found, "a", "d") == ""
 
 
 def test_steps_are_those_of_the_faster_half_without_the_first(tmp_path) -> None:
@@ -382,6 +487,36 @@ def test_the_report_replaces_what_has_been_run_alone_and_says_what_is_missing(pl
     before = (docs / "images" / frontier.PLOT).read_bytes()
     report.write_report(plan, docs)
     assert (page.read_text(), (docs / "images" / frontier.PLOT).read_bytes()) == (text, before)
+
+
+def test_the_experiments_on_the_small_model_are_written_from_what_has_finished(place, tmp_path) -> None:
+    plan = Plan([run for module in MODULES for run in module.runs()], place)
+    share = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 9}
+    policy = dict.fromkeys(("gold", "positive", "fit", "kl", "score"), share) | {"num_responses": 740}
+    finish(plan, "small/model", {"num_weights": 900_000, "held_out_perplexity": 61.0})
+    finish(plan, "small/ranked", {"accuracy": share})
+    finish(plan, "small/measured", {"policies": [policy]})
+    for name in ("small/reward", "over_optimisation/reward-seed0"):
+        (finish(plan, name, {}) / "model").mkdir()
+        (place.folder(name) / "model" / "metrics.json").write_text(json.dumps({"eval_accuracy": share}))
+    for arm in over_optimisation.ARMS:
+        found = courses([0.3, 0.4, 0.5, 0.6, 0.5, 0.4], alarm=6) | {"kept_step": 3}
+        measured_policies = dict.fromkeys(over_optimisation.POLICIES, policy)
+        finish(plan, over_optimisation.ppo_run(arm, 0).name, found | {"measured": measured_policies})
+    for arm in equal_time.ARMS:
+        finish(plan, equal_time.calibration(arm).name, {"steps": 40, "step_seconds": 0.75})
+        for seed in (0, 1):
+            finish(plan, equal_time.arm_run(arm, seed).name, {"policies": [policy]})
+    docs = tmp_path / "docs"
+    page = page_of_another_time(docs)
+    report.write_report(plan, docs)
+    text = page.read_text()
+    assert [f"{name} of another time" in text for name in report.EXPERIMENTS] == [True, False, False, True]
+    assert "0.9 million weights" in text
+    assert "| minimum of 3 | 0 | 0.40 | 0.53 | 0.50 |" in text  # means of three rollouts, at the end (.6 + .5 + .4) / 3
+    assert "| RLOO | 40 | 0.75 | 0.63, 0.63 |" in text  # .7 less a tenth of .7
+    assert f"7 of {5 + 3 * len(over_optimisation.SEEDS)} runs" in text  # the shared runs are counted with it
+    assert (docs / "images" / over_optimisation.PLOT).is_file()
 
 
 def test_a_page_without_the_marks_is_refused(place, tmp_path) -> None:
