@@ -17,7 +17,8 @@ from annotation.tables import item, judgment, slot
 
 WORK, GOLD, QUALIFICATION, ADJUDICATION, LIVE = "work", "gold", "qualification", "adjudication", "live"
 ANSWERS = ("ranking", "skip", "flag")  # the kinds of judgment that are not an undo
-LATER = judgment.alias("later")  # made once: it takes longer than most queries
+# made once: it takes longer than most queries
+LATER, OTHER = judgment.alias("later"), slot.alias("other")
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,11 @@ def places_for(campaign_id: int, annotator_id: str, exclude: Sequence[int]) -> s
 
     Items in `exclude` are left out: the tab has judged them and what it said is still on its way.
     """
-    other = slot.alias("other")
     holds = sa.exists().where(
-        other.c.item_id == slot.c.item_id, other.c.annotator_id == annotator_id, other.c.id != slot.c.id
+        OTHER.c.item_id == slot.c.item_id, OTHER.c.annotator_id == annotator_id, OTHER.c.id != slot.c.id
     )
-    current = current_judgments().where(judgment.c.annotator_id == annotator_id).subquery()
-    judged = sa.exists().where(current.c.item_id == slot.c.item_id)
+    own = (judgment.c.item_id == slot.c.item_id) & (judgment.c.annotator_id == annotator_id)
+    judged = current_judgments().with_only_columns(judgment.c.number).where(own).exists()
     return (
         sa.select(slot.c.id, slot.c.item_id, slot.c.state, slot.c.priority, slot.c.shuffle)
         .where(slot.c.campaign_id == campaign_id, slot.c.kind == WORK)
