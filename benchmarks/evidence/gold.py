@@ -2,8 +2,9 @@
 
 Gold is P(positive) by a bag of words from all labelled sentences, times the probability that a reader of the response
 finds its opening among others: the softmax of the response's log-probabilities under the language model after its own
-opening and after fixed others. It ranks the language model's own responses; a reward model that is trained on a few of
-these rankings is the proxy (as in Gao et al., 2210.10760, where a large reward model is gold).
+opening and after fixed others. P(positive) alone ranks the language model's own responses, and a reward model that is
+trained on some of these rankings is the proxy: what it is to raise is half of what is wanted, and known from few
+examples (as in Gao et al., 2210.10760, where a large reward model is gold).
 
 `rlhf ppo --judge benchmarks.evidence.gold:gold`, with the folder of the shared runs in `EVIDENCE_SMALL`.
 python -m benchmarks.evidence.gold rank --small FOLDER --candidates FILE --output_dir FOLDER
@@ -37,6 +38,7 @@ from rlhf.evaluation.metrics import bootstrap_mean
 from rlhf.training.stage import load_tokenizer
 
 MAX_NEW_TOKENS = 24
+RIDGE = 0.1  # the likelihood of held-out sentences is higher than with 1
 GROUP = 16  # responses read after one copy of an opening
 PLACE = "EVIDENCE_SMALL"
 DTYPE = "float32"  # everywhere: that of a machine with bfloat16 instructions would give other numbers
@@ -96,7 +98,8 @@ class Gold:
     @lru_cache(maxsize=1)
     def load(cls, small: Path) -> Gold:
         """Gold from the folder of the shared runs."""
-        return cls(bag_of_words(read_sentences(small / "data" / "sentences_train.jsonl")), Reader.load(small))
+        sentences = read_sentences(small / "data" / "sentences_train.jsonl")
+        return cls(bag_of_words(sentences, ridge=RIDGE), Reader.load(small))
 
     def parts(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> dict[str, list[float]]:
         """`[n]` golds, and what they are the product of."""
@@ -128,12 +131,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def rank(arguments: argparse.Namespace) -> None:
-    """Rank sampled responses by gold: many comparisons, held-out ones, and draws of a few, none in two files."""
+    """Rank sampled responses by P(positive): many comparisons, held-out ones, and draws of a few, none in two files."""
     found = Gold.load(arguments.small)
     candidates = [item for item in read_comparisons([arguments.candidates])[0] if len(item.responses) > 1]
     parts = parts_of(found, candidates)
-    golds = iter(parts["gold"])
-    ranked = [replace(item, ranks=ranks([next(golds) for _ in item.responses])) for item in candidates]
+    values = iter(parts["positive"])
+    ranked = [replace(item, ranks=ranks([next(values) for _ in item.responses])) for item in candidates]
     write_comparisons(arguments.output_dir / "many.jsonl", ranked[:MANY])
     write_comparisons(arguments.output_dir / "heldout.jsonl", ranked[MANY : MANY + HELD_OUT])
     for draw, start in enumerate(range(MANY + HELD_OUT, len(ranked) - FEW + 1, FEW)):

@@ -178,13 +178,14 @@ def platt(scores: Sequence[float], labels: Sequence[int]) -> tuple[float, float]
     return float(regression.coef_[0, 0]), float(regression.intercept_[0])
 
 
-def bag_of_words(train: Sequence[Sentence]) -> Callable[[Sequence[str]], list[float]]:
-    """P(positive) of texts by logistic regression on TF-IDF vectors of labelled sentences."""
+def bag_of_words(train: Sequence[Sentence], *, ridge: float = 1.0) -> Callable[[Sequence[str]], list[float]]:
+    """P(positive) of texts by logistic regression on TF-IDF vectors of labelled sentences, with a ridge penalty."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    model = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LogisticRegression(max_iter=1000))
+    regression = LogisticRegression(C=1 / ridge, max_iter=1000)
+    model = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), regression)
     model.fit([sentence.text for sentence in train], [sentence.label for sentence in train])
     return lambda texts: [float(row[1]) for row in model.predict_proba(list(texts))]
 

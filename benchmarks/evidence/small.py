@@ -1,4 +1,4 @@
-"""What the experiments on a small model share: the language model, its responses ranked by gold, a reward model."""
+"""What the experiments on a small model share: the language model, rankings of its responses, a reward model."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def runs() -> list[Run]:
 
 
 def reward_command(train_file: str, *settings: str) -> tuple[str, ...]:
-    """Reward models on rankings by gold."""
+    """Reward models on rankings by P(positive)."""
     return (
         *("rlhf", "reward", "--model", MODEL, "--train_file", train_file, "--eval_file", f"{RANKED}/heldout.jsonl"),
         *("--output_dir", f"{HERE}/model", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"),
@@ -83,7 +83,7 @@ def reward_command(train_file: str, *settings: str) -> tuple[str, ...]:
 
 
 def ppo_command(seed: int, reward_model: tuple[str, ...], *settings: str) -> tuple[str, ...]:
-    """What all PPO runs have in common: rollouts of 64 responses, two epochs of two optimiser steps."""
+    """What all PPO runs have in common: rollouts of 16 prompts, two epochs of two optimiser steps."""
     return (
         *("rlhf", "ppo", "--model", MODEL, "--reward_model", *reward_model),
         *("--prompt_file", f"{FILES}/prompts_train.jsonl", "--output_dir", f"{HERE}/policy", "--seed", str(seed)),

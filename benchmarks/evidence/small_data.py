@@ -21,7 +21,7 @@ from rlhf.data.json_lines import write_json_lines
 OPENING_WORDS = 5
 LEAST_WORDS = 4  # of the rest
 OTHERS = 7  # openings that gold holds a response against
-MANY, HELD_OUT, FEW, DRAWS = 1000, 200, 48, 9  # comparisons of the language model's own responses
+MANY, HELD_OUT, FEW, DRAWS = 1000, 200, 320, 5  # comparisons of the language model's own responses
 SAMPLED_PROMPTS = MANY + HELD_OUT + FEW * DRAWS + 20  # a few more: responses may be empty
 
 
