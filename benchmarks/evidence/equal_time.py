@@ -15,7 +15,6 @@ from typing import Any
 
 from benchmarks.evidence import small
 from benchmarks.evidence.runs import HERE, STEPS, Plan, Run, write_result
-from benchmarks.evidence.small_data import MANY
 from benchmarks.evidence.tables import estimate, over_seeds
 from rlhf.recipe_report import markdown
 from rlhf.training.run_folder import LOG, read_rows
@@ -45,8 +44,8 @@ QUESTIONS = (
     ("GAE, shared value", "GAE, shared value, K=1"),
 )
 SETTING = """\
-PPO on the language model and the gold of the experiment before, against a reward model trained on {many} rankings, with
-a KL weight of {kl_coef}; every arm has 64 responses to a rollout and four optimiser steps on it. An arm's step is
+PPO on the language model and the gold of the experiment before, against a reward model trained on {rankings} rankings,
+with a KL weight of {kl_coef}; every arm has 64 responses to a rollout and four optimiser steps on it. An arm's step is
 measured first, on {steps} steps, as the mean of the faster half, since other work only adds; then each arm trains for
 as many steps as fit into {seconds} s. The objective is what PPO maximises, score less weight times KL, on {prompts}
 test prompts. Intervals are over seeds."""
@@ -108,7 +107,7 @@ def section(plan: Plan, images: Path) -> str:
         return ""
     policy = next(iter(next(iter(found.values())).values()))
     setting = SETTING.format(
-        many=MANY,
+        rankings=small.RANKINGS,
         kl_coef=KL_COEF,
         steps=CALIBRATION_STEPS,
         seconds=TRAINING_SECONDS,

@@ -28,7 +28,6 @@ from benchmarks.evidence.judge import accuracy, bag_of_words, distinct_bigrams, 
 from benchmarks.evidence.ranking import ranks
 from benchmarks.evidence.runs import write_result
 from benchmarks.evidence.sentiment_data import read_sentences
-from benchmarks.evidence.small_data import FEW, HELD_OUT, MANY
 from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison, Message, read_comparisons, read_prompts, write_comparisons
 from rlhf.engine.backbone import REFERENCE, Backbone
@@ -118,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     ranking = commands.add_parser("rank", allow_abbrev=False)
     ranking.add_argument("--candidates", required=True)
+    for name in ("draws", "rankings", "held_out"):
+        ranking.add_argument(f"--{name}", type=int, required=True)
     measuring = commands.add_parser("measure", allow_abbrev=False)
     measuring.add_argument("--models", nargs="+", required=True)
     measuring.add_argument("--reward_model", required=True)
@@ -131,16 +132,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def rank(arguments: argparse.Namespace) -> None:
-    """Rank sampled responses by P(positive): many comparisons, held-out ones, and draws of a few, none in two files."""
+    """Rank sampled responses by P(positive): draws to train on and a held-out one, no prompt in two of them."""
     found = Gold.load(arguments.small)
     candidates = [item for item in read_comparisons([arguments.candidates])[0] if len(item.responses) > 1]
     parts = parts_of(found, candidates)
     values = iter(parts["positive"])
     ranked = [replace(item, ranks=ranks([next(values) for _ in item.responses])) for item in candidates]
-    write_comparisons(arguments.output_dir / "many.jsonl", ranked[:MANY])
-    write_comparisons(arguments.output_dir / "heldout.jsonl", ranked[MANY : MANY + HELD_OUT])
-    for draw, start in enumerate(range(MANY + HELD_OUT, len(ranked) - FEW + 1, FEW)):
-        write_comparisons(arguments.output_dir / f"few_{draw}.jsonl", ranked[start : start + FEW])
+    for draw in range(arguments.draws):
+        chosen = ranked[draw * arguments.rankings : (draw + 1) * arguments.rankings]
+        write_comparisons(arguments.output_dir / f"draw_{draw}.jsonl", chosen)
+    held_out = ranked[arguments.draws * arguments.rankings :][: arguments.held_out]
+    write_comparisons(arguments.output_dir / "heldout.jsonl", held_out)
     sentences = read_sentences(arguments.small / "data" / "sentences_heldout.jsonl")
     positive = found.positive([sentence.text for sentence in sentences])
     write_result(

@@ -1,4 +1,4 @@
-"""Over-optimisation: PPO without a KL penalty against reward models trained on few rankings, watched by gold.
+"""Over-optimisation: PPO without a KL penalty against reward models that know half of what counts, watched by gold.
 
 python -m benchmarks.evidence.over_optimisation --run RUN --measured FOLDER --output_dir FOLDER
 
@@ -18,7 +18,7 @@ from benchmarks.evidence import small
 from benchmarks.evidence.gold import PLACE
 from benchmarks.evidence.plots import curves
 from benchmarks.evidence.runs import HERE, RESULT, RUNS, Plan, Run, read_json, write_result
-from benchmarks.evidence.small_data import FEW, MANY, OTHERS
+from benchmarks.evidence.small_data import OTHERS
 from benchmarks.evidence.tables import estimate, over_seeds
 from rlhf.recipe_report import markdown
 from rlhf.training.kept_policy import Judged, KeptPolicy
@@ -26,7 +26,6 @@ from rlhf.training.run_folder import ALARMS, LOG, METRICS, read_rows
 
 MONITOR = "over_optimisation"
 MEMBERS = 3
-REWARD_EPOCHS = 3
 SINGLE, MINIMUM = "single", "minimum of 3"
 ARMS = (SINGLE, MINIMUM)
 SEEDS = tuple(range(5))
@@ -42,15 +41,14 @@ Found = Mapping[tuple[str, int], Course]  # (arm, seed) -> its course
 
 
 def runs() -> list[Run]:
-    """Seed by seed: small reward models, then PPO against one of them and against their minimum."""
+    """Seed by seed: reward models, then PPO against one of them and against their minimum."""
     return [run for seed in SEEDS for run in (reward_run(seed), *(ppo_run(arm, seed) for arm in ARMS))]
 
 
 def reward_run(seed: int) -> Run:
-    settings = ("--num_train_epochs", str(REWARD_EPOCHS), "--num_members", str(MEMBERS), "--seed", str(seed))
     return Run(
         f"over_optimisation/reward-seed{seed}",
-        (small.reward_command(f"{small.RANKED}/few_{seed}.jsonl", *settings),),
+        (small.reward_command(seed + 1, "--num_members", str(MEMBERS), "--seed", str(seed)),),
         needs=small.MADE,
         kind="over-optimisation-reward",
         seconds=40,
@@ -150,12 +148,11 @@ that was trained from nothing on sentences of film reviews (`benchmarks/evidence
 {perplexity:.0f} on held-out sentences). A prompt is the first words of a sentence. Gold is P(positive) by a bag of
 words from all labelled sentences (accuracy {accuracy} on held-out ones) times the probability that a reader who knows
 the language model finds the response's own opening among {openings}. The reward models are trained on rankings by
-P(positive) alone of 4 of the language model's responses to {few} prompts, {epochs} epochs: they know nothing of the
-opening. Accuracy on held-out rankings, mean of {members} reward models: {trained}; with {many} rankings
-{many_accuracy}. Settings were tuned with another seed, on training prompts. A seed draws rankings, reward models and
-rollouts anew. Curves are means over {window} rollouts, measured on the rollouts themselves. The `over_optimisation`
-monitor would have ended a run at its alarm; here it warns, so that the rest can be seen. Kept and last policy are
-measured on {prompts} test prompts."""
+P(positive) alone of 4 of the language model's responses to {rankings} prompts: they know nothing of the opening.
+Accuracy on held-out rankings by seed, mean of {members} reward models: {trained}. Settings were tuned on other rankings
+of the same kind and another seed. A seed draws rankings, reward models and rollouts anew. Curves are means over
+{window} rollouts, measured on the rollouts themselves. The `over_optimisation` monitor would have ended a run at its
+alarm; here it warns, so that the rest can be seen. Kept and last policy are measured on {prompts} test prompts."""
 
 
 def section(plan: Plan, images: Path) -> str:
@@ -182,25 +179,17 @@ def section(plan: Plan, images: Path) -> str:
 def setting(plan: Plan, found: Found) -> str:
     """How the runs were made."""
     model, ranked = (plan.place.result(plan.by_name[f"small/{name}"]) for name in ("model", "ranked"))
-    few = [
-        read_json(plan.place.found(f"over_optimisation/reward-seed{seed}") / "model" / METRICS)["eval_accuracy"][
-            "value"
-        ]
-        for seed in sorted({seed for _, seed in found})
-    ]
-    many = read_json(plan.place.found("small/reward") / "model" / METRICS)["eval_accuracy"]
+    folders = [plan.place.found(f"over_optimisation/reward-seed{seed}") for seed in sorted({own for _, own in found})]
+    accuracies = [read_json(folder / "model" / METRICS)["eval_accuracy"]["value"] for folder in folders]
     return SETTING.format(
         steps=STEPS,
         weights=model["num_weights"] / 1e6,
         perplexity=model["held_out_perplexity"],
         accuracy=estimate(ranked["accuracy"]),
         openings=OTHERS + 1,
-        few=FEW,
-        epochs=REWARD_EPOCHS,
+        rankings=small.RANKINGS,
         members=MEMBERS,
-        trained=", ".join(f"{value:.2f}" for value in few),
-        many=MANY,
-        many_accuracy=estimate(many),
+        trained=", ".join(f"{value:.2f}" for value in accuracies),
         window=WINDOW,
         prompts=next(iter(found.values()))["measured"]["kept"]["num_responses"],
     )

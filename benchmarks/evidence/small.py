@@ -10,6 +10,8 @@ MODEL = f"{SMALL}/model/model"
 FILES = f"{SMALL}/data"
 RANKED = f"{SMALL}/ranked"
 REWARD = f"{SMALL}/reward/model"
+RANKINGS, DRAWS, HELD_OUT = 1000, 6, 200  # rankings of the language model's own responses: so many in each draw
+TUNING_DRAW = 0  # of rankings: settings were tuned on it
 MADE = ("small/data", "small/model", "small/ranked")
 SHARED = (
     *("--dtype", DTYPE, "--max_prompt_length", "64", "--max_response_length", str(MAX_NEW_TOKENS)),
@@ -30,6 +32,7 @@ def runs() -> list[Run]:
                     *("--reviews", f"{DATA}/eval/sentiment_review_prefixes.jsonl"),
                     *("--sentences", f"{DATA}/eval/sentiment_sentences_train.jsonl"),
                     *("--held_out", f"{DATA}/eval/sentiment_sentences_validation.jsonl"),
+                    *("--num_sampled", str(RANKINGS * DRAWS + HELD_OUT + 20)),  # a few more: responses may be empty
                 ),
             ),
             seconds=5,
@@ -57,6 +60,7 @@ def runs() -> list[Run]:
                 (
                     *(*PYTHON, "benchmarks.evidence.gold", "rank", "--small", SMALL),
                     *("--candidates", f"{HERE}/candidates.jsonl", "--output_dir", HERE),
+                    *("--draws", str(DRAWS), "--rankings", str(RANKINGS), "--held_out", str(HELD_OUT)),
                 ),
             ),
             needs=("small/data", "small/model"),
@@ -64,7 +68,7 @@ def runs() -> list[Run]:
         ),
         Run(
             "small/reward",
-            (reward_command(f"{RANKED}/many.jsonl", "--num_train_epochs", "1"),),
+            (reward_command(TUNING_DRAW),),
             needs=MADE,
             seconds=90,
             records=("model/metrics.json",),
@@ -73,12 +77,13 @@ def runs() -> list[Run]:
     ]
 
 
-def reward_command(train_file: str, *settings: str) -> tuple[str, ...]:
-    """Reward models on rankings by P(positive)."""
+def reward_command(draw: int, *settings: str) -> tuple[str, ...]:
+    """Reward models on one draw of rankings by P(positive)."""
+    train_file = f"{RANKED}/draw_{draw}.jsonl"
     return (
         *("rlhf", "reward", "--model", MODEL, "--train_file", train_file, "--eval_file", f"{RANKED}/heldout.jsonl"),
         *("--output_dir", f"{HERE}/model", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"),
-        *("--lr_scheduler_type", "cosine", *settings, *SHARED),
+        *("--lr_scheduler_type", "cosine", "--num_train_epochs", "1", *settings, *SHARED),
     )
 
 

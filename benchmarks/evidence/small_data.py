@@ -21,8 +21,6 @@ from rlhf.data.json_lines import write_json_lines
 OPENING_WORDS = 5
 LEAST_WORDS = 4  # of the rest
 OTHERS = 7  # openings that gold holds a response against
-MANY, HELD_OUT, FEW, DRAWS = 1000, 200, 320, 5  # comparisons of the language model's own responses
-SAMPLED_PROMPTS = MANY + HELD_OUT + FEW * DRAWS + 20  # a few more: responses may be empty
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.small_data", allow_abbrev=False)
     for name in ("reviews", "sentences", "held_out", "output_dir"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--num_sampled", type=int, required=True, help="training prompts whose responses are ranked")
     arguments = parser.parse_args(argv)
     output = arguments.output_dir
     output.mkdir(parents=True, exist_ok=True)
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json_lines(output / "demonstrations.jsonl", demonstrations(texts))
     write_json_lines(output / "demonstrations_heldout.jsonl", demonstrations(sentence.text for sentence in held_out))
     train, test = prompts_of(sentences, held_out)
-    chosen = {"train": train, "sampled": train[:SAMPLED_PROMPTS], "others": test[:OTHERS], "test": test[OTHERS:]}
+    chosen = {"train": train, "sampled": train[: arguments.num_sampled], "others": test[:OTHERS], "test": test[OTHERS:]}
     for name, openings in chosen.items():
         rows = ({"prompt": [Message("user", opening).to_dict()]} for opening in openings)
         write_json_lines(output / f"prompts_{name}.jsonl", rows)

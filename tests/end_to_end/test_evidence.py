@@ -152,8 +152,8 @@ def small_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         lines = "".join(json.dumps(row) + "\n" for row in content)
         (place.data / "eval" / f"sentiment_{name}.jsonl").write_text(lines)
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in (("MANY", 8), ("HELD_OUT", 4), ("FEW", 6)):
-            patched.setattr(gold, name, value)
+        for name, value in (("RANKINGS", 6), ("DRAWS", 2), ("HELD_OUT", 4)):
+            patched.setattr(small, name, value)
         by_name = {run.name: run for run in small.runs()}
         for name in ("small/data", "small/model", "small/ranked"):
             (place.folder(name)).mkdir(parents=True)
@@ -202,22 +202,21 @@ def test_gold_asks_for_the_own_opening_too(small_place, monkeypatch) -> None:
     assert parts["fit"][2] == pytest.approx(weights[0] / sum(weights), rel=1e-3)
 
 
-def test_no_ranking_is_in_two_files_and_ranks_follow_gold(small_place) -> None:
+def test_no_ranking_is_in_two_files_and_ranks_follow_the_sentiment(small_place) -> None:
     folder = small_place.folder("small/ranked")
     files = {
         file.stem: read_comparisons([str(file)])[0] for file in folder.glob("*.jsonl") if file.stem != "candidates"
     }
-    assert {name: len(items) for name, items in files.items()}["few_0"] == 6
+    assert {name: len(items) for name, items in files.items()} == {"draw_0": 6, "draw_1": 6, "heldout": 4}
     prompts = [item.prompt_id for items in files.values() for item in items]
-    assert len(prompts) == len(set(prompts)) > 14
+    assert len(prompts) == len(set(prompts))
     item = files["heldout"][0]
-    golds = gold.parts_of(gold.Gold.load(small_place.folder("small")), [item])["gold"]
-    assert [golds[better] > golds[worse] for better, worse in item.pairs()] == [True] * 6
+    positive = gold.parts_of(gold.Gold.load(small_place.folder("small")), [item])["positive"]
+    assert [positive[better] > positive[worse] for better, worse in item.pairs()] == [True] * 6
 
 
 def test_an_over_optimised_run_is_followed_and_measured(small_place, monkeypatch) -> None:
-    for name, value in (("STEPS", 4), ("REWARD_EPOCHS", 1)):
-        monkeypatch.setattr(over_optimisation, name, value)
+    monkeypatch.setattr(over_optimisation, "STEPS", 4)
     reward, _, run = over_optimisation.runs()[:3]
     plan = Plan([*small.runs()[:3], reward, run], small_place)
     with (small_place.runs / ".lock").open("w") as lock:
