@@ -108,6 +108,9 @@ def first_place(
 ) -> Place | None:
     """The first open place in the campaign's order, else one whose lease has run out; locked. None without one.
 
+    What others have locked is passed by, since a place they do not take comes free in a moment. Before it is said that
+    nothing is left, they are waited for.
+
     Args:
         connection: of a transaction that writes.
         places: those that somebody may have.
@@ -121,8 +124,9 @@ def first_place(
     queries = [in_order, run_out]
     if after is not None:
         queries.insert(0, in_order.where(sa.tuple_(slot.c.priority, slot.c.id) > sa.tuple_(*after)))
-    for query in queries:
-        row = connection.execute(query.limit(1).with_for_update(skip_locked=True)).first()
+    locks = connection.dialect.name != "sqlite"  # there one transaction writes at a time
+    for passes_by, query in [(True, query) for query in queries] + [(False, in_order), (False, run_out)] * locks:
+        row = connection.execute(query.limit(1).with_for_update(skip_locked=passes_by)).first()
         if row is not None:
             return Place(*row)
     return None

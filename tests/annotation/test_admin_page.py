@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -141,7 +142,8 @@ def test_every_handler_looks_for_itself_whoever_saw_the_page(service: Annotation
         # where no loop runs, Gradio makes some for its locks and never closes them
         return build_page(service, Dashboard(store), Archives(store))
 
-    blocks_app = asyncio.run(built())
+    with ThreadPoolExecutor() as apart:  # in the main thread a browser of other tests may have its own loop
+        blocks_app = apart.submit(lambda: asyncio.run(built())).result()
 
     async def open_door(scope: Any, receive: Any, send: Any) -> None:
         scope[CHECKED] = "anybody"

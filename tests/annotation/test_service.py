@@ -477,6 +477,23 @@ def patiently(action):
     return action()
 
 
+def test_nobody_is_told_that_nothing_is_left_while_another_looks_at_the_last_place(store: Store, fill) -> None:
+    """Whoever submits locks all places of the item for a moment."""
+    fill(1, overlap=2)
+    service = AnnotationService(store)
+    ada, bob = (service.annotator_of(service.sign_in(name)).id for name in ("Ada", "Bob"))
+    service.next_card(ada, "tab")
+    found = []
+    asking = threading.Thread(target=lambda: found.append(service.next_card(bob, "tab").card))
+    with store.writing() as connection:
+        assert assignment.hold(connection, 1, ada, now=service.clock(), client=None, until=None) == assignment.WORK
+        asking.start()
+        asking.join(0.5)
+        assert found == []
+    asking.join()
+    assert [card.item_id for card in found] == ["1"]
+
+
 def test_many_annotators_at_once_give_each_item_its_judgments_and_not_one_more(store: Store, fill) -> None:
     fill(30, overlap=3)
     service = AnnotationService(store)

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -477,7 +478,8 @@ def test_a_body_that_is_too_large_is_read_before_it_is_refused(
         sent.append((message.get("status"), len(parts)))
 
     scope = {"type": "http", "method": "POST", "path": "/api/v1/next", "headers": [(b"host", b"localhost"), *headers]}
-    asyncio.run(Guard(app)(scope, receive, send))
+    with ThreadPoolExecutor() as apart:  # in the main thread a browser of other tests may have its own loop
+        apart.submit(lambda: asyncio.run(Guard(app)(scope, receive, send))).result()
     assert sent[0] == (413, 0)
 
 
@@ -539,7 +541,7 @@ def test_the_document_says_how_a_refusal_looks(client: TestClient) -> None:
 
 def test_static_files_are_asked_for_at_each_load_and_sources_of_pages_are_none(client: TestClient) -> None:
     script = client.get("/static/judge.js")
-    assert script.headers["content-type"].startswith("text/javascript")
+    assert "/javascript" in script.headers["content-type"]  # Gradio registers the older name
     assert client.get("/static/judge.js", headers={"If-None-Match": script.headers["etag"]}).status_code == 304
     for path in ("login.html", "card.html", "../api.py", "%2e%2e/api.py", ""):
         assert client.get(f"/static/{path}").status_code == 404
