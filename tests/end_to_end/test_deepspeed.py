@@ -114,8 +114,20 @@ def assert_same_losses(rows: list[dict[str, Any]], expected: list[dict[str, Any]
                 assert row[name] == pytest.approx(reference[name], rel=tolerance, abs=smallest), (row["step"], name)
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
-@pytest.mark.parametrize("stage", ["reward", "dpo", "ppo"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("stage", "zero_stage"),
+    [
+        ("reward", 2),
+        pytest.param("reward", 3, marks=SLOW),
+        pytest.param("dpo", 2, marks=SLOW),
+        ("dpo", 3),
+        pytest.param("ppo", 2, marks=SLOW),
+        ("ppo", 3),
+    ],
+)
 def test_two_processes_learn_what_one_does(stage, zero_stage, alone, together, tiny_chat_model) -> None:
     run = together(stage, zero_stage)
     expected = alone(stage)
@@ -137,7 +149,7 @@ def test_two_processes_learn_what_one_does(stage, zero_stage, alone, together, t
     assert size < (tiny_chat_model / "model.safetensors").stat().st_size / 5
 
 
-@pytest.mark.parametrize(("stage", "zero_stage"), [("reward", 2), ("ppo", 3)])
+@pytest.mark.parametrize(("stage", "zero_stage"), [pytest.param("reward", 2, marks=SLOW), ("ppo", 3)])
 def test_two_processes_resume(stage, zero_stage, together, arguments, launch, zero3_tiny, tmp_path) -> None:
     whole = together(stage, zero_stage)
     run = tmp_path / "run"
@@ -208,7 +220,7 @@ def learned_alone(tmp_path_factory, stored_rollout, arguments) -> dict[str, Any]
     return json.loads((folder / "result.json").read_text())
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("zero_stage", [pytest.param(2, marks=SLOW), 3])
 def test_a_stored_rollout_teaches_two_processes_the_same(
     zero_stage, stored_rollout, learned_alone, arguments, launch, zero3_tiny, tmp_path
 ) -> None:
@@ -222,7 +234,7 @@ def test_a_stored_rollout_teaches_two_processes_the_same(
     assert share == 1 if zero_stage == 2 else share == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.slow
+@SLOW
 def test_an_ensemble_learns_under_zero3_what_it_learns_in_one_process(
     arguments, launch, zero3_tiny, rlhf, tmp_path
 ) -> None:

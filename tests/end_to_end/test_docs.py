@@ -95,6 +95,7 @@ def test_the_readme_takes_a_newcomer_from_demonstrations_to_a_judged_policy(tmp_
     subprocess.run([sys.executable, "-c", snippet[1]], cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.real_model
 @pytest.mark.timeout(900)
 def test_the_tutorial_goes_round_twice(tmp_path: Path) -> None:

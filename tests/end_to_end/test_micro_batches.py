@@ -18,7 +18,7 @@ NAMES = ("loss", "loss/policy", "loss/value", "grad_norm")
     [
         ("reward", None),
         pytest.param("ppo", None, marks=pytest.mark.slow),
-        pytest.param("dpo", "zero3_cpu.yaml", marks=pytest.mark.deepspeed),
+        pytest.param("dpo", "zero3_cpu.yaml", marks=[pytest.mark.deepspeed, pytest.mark.slow]),
         pytest.param("ppo", "zero2_cpu.yaml", marks=pytest.mark.deepspeed),
     ],
 )
