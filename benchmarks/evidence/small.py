@@ -83,7 +83,7 @@ def reward_command(draw: int, *settings: str) -> tuple[str, ...]:
     return (
         *("rlhf", "reward", "--model", MODEL, "--train_file", train_file, "--eval_file", f"{RANKED}/heldout.jsonl"),
         *("--output_dir", f"{HERE}/model", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"),
-        *("--lr_scheduler_type", "cosine", "--num_train_epochs", "1", *settings, *SHARED),
+        *("--lr_scheduler_type", "cosine", "--num_train_epochs", "2", *settings, *SHARED),
     )
 
 
