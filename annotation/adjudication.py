@@ -14,13 +14,17 @@ from annotation import assignment
 from annotation.records import Opinion
 from annotation.tables import disagreement, judgment, slot
 
+# made once: it takes longer than running it
+_NO_MORE = sa.delete(disagreement).where(disagreement.c.item_id == sa.bindparam("item_id"))
+_PLACES = sa.select(slot.c.kind, slot.c.state).where(slot.c.item_id == sa.bindparam("item_id"))
+
 
 def update(connection: sa.Connection, item_id: int) -> None:
     """Keep whether an item waits for a decision, in the transaction that changed its judgments or places.
 
     It waits when all its places for work are judged, its annotators differ in what is best, and nobody has decided.
     """
-    connection.execute(sa.delete(disagreement).where(disagreement.c.item_id == item_id))
+    connection.execute(_NO_MORE, {"item_id": item_id})
     if _is_full(connection, item_id) and _differ_in_the_best(connection, item_id):
         connection.execute(sa.insert(disagreement).values(item_id=item_id))
 
@@ -66,10 +70,9 @@ def _waiting_for(annotator_id: str, now: float) -> sa.Select:
 
 def _is_full(connection: sa.Connection, item_id: int) -> bool:
     """Whether all places for work are judged, and none for a decision is. Items with a known answer have neither."""
-    query = sa.select(slot.c.kind, slot.c.state == "judged").where(slot.c.item_id == item_id)
-    places = [tuple(row) for row in connection.execute(query)]
-    work = [is_judged for kind, is_judged in places if kind == assignment.WORK]
-    return bool(work) and all(work) and (assignment.ADJUDICATION, True) not in places
+    places = [tuple(row) for row in connection.execute(_PLACES, {"item_id": item_id})]
+    work = [state == "judged" for kind, state in places if kind == assignment.WORK]
+    return bool(work) and all(work) and (assignment.ADJUDICATION, "judged") not in places
 
 
 def _differ_in_the_best(connection: sa.Connection, item_id: int) -> bool:

@@ -19,6 +19,19 @@ WORK, GOLD, QUALIFICATION, ADJUDICATION, LIVE = "work", "gold", "qualification",
 ANSWERS = ("ranking", "skip", "flag")  # the kinds of judgment that are not an undo
 # made once: it takes longer than most queries
 LATER, OTHER = judgment.alias("later"), slot.alias("other")
+_NOW = sa.bindparam("now", type_=sa.Float)
+_HELD = (
+    sa.select(slot.c.id, slot.c.item_id)
+    .where(slot.c.annotator_id == sa.bindparam("annotator_id"), slot.c.state == "leased")
+    .where(slot.c.kind.in_(sa.bindparam("kinds", expanding=True)))
+    .where(
+        ((slot.c.client == sa.bindparam("client")) & (slot.c.leased_until > _NOW))
+        | ((slot.c.kind == LIVE) & (slot.c.leased_until <= _NOW))  # left behind by another tab
+    )
+    .where(slot.c.item_id.not_in(sa.bindparam("exclude", expanding=True)))
+    .order_by(slot.c.id)
+    .limit(1)
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +51,17 @@ def current_judgments(*, kinds: Sequence[str] = ANSWERS) -> sa.Select:
     return sa.select(judgment).where(judgment.c.kind.in_(kinds), ~replaced)
 
 
-def free(now: float) -> sa.ColumnElement[bool]:
+def free(now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
     """Slots that anyone may have: open, or with a lease that has run out."""
     return (slot.c.state == "open") | ((slot.c.state == "leased") & (slot.c.leased_until <= now))
+
+
+_PLACES_OF_ITEM = (
+    sa.select(slot.c.id, slot.c.annotator_id, slot.c.state, slot.c.kind, free(_NOW).label("free"))
+    .where(slot.c.item_id == sa.bindparam("item_id"))
+    .order_by(slot.c.id)
+    .with_for_update()
+)
 
 
 def count_items(connection: sa.Connection, campaign_id: int, *, now: float) -> tuple[int, int, int]:
@@ -70,11 +91,8 @@ def held_item(
 
     A live item is its author's alone: one whose lease has run out goes to any tab of theirs.
     """
-    own = (slot.c.annotator_id == annotator_id) & (slot.c.state == "leased") & slot.c.kind.in_(kinds)
-    held = (slot.c.client == client) & (slot.c.leased_until > now)
-    left_behind = (slot.c.kind == LIVE) & (slot.c.leased_until <= now)
-    query = sa.select(slot.c.id, slot.c.item_id).where(own, held | left_behind, slot.c.item_id.not_in(exclude))
-    row = connection.execute(query.order_by(slot.c.id).limit(1)).first()
+    given = {"annotator_id": annotator_id, "client": client, "kinds": kinds, "exclude": exclude, "now": now}
+    row = connection.execute(_HELD, given).first()
     if row is None:
         return None
     connection.execute(sa.update(slot).where(slot.c.id == row.id).values(leased_until=until, client=client))
@@ -172,12 +190,7 @@ def hold(
 
     With `client` and `until` the slot is leased, without them it is judged.
     """
-    rows = connection.execute(
-        sa.select(slot.c.id, slot.c.annotator_id, slot.c.state, slot.c.kind, free(now).label("free"))
-        .where(slot.c.item_id == item_id)
-        .order_by(slot.c.id)
-        .with_for_update()
-    ).all()
+    rows = connection.execute(_PLACES_OF_ITEM, {"item_id": item_id, "now": now}).all()
     own = [row for row in rows if row.annotator_id == annotator_id]
     # one that is open first: whoever is late may still come
     free_ones = sorted(rows, key=lambda row: row.state != "open")

@@ -25,6 +25,10 @@ OLD_COLUMNS = (
 )
 JUDGMENT_COLUMNS = tuple(column.name for column in judgment.c if column.name not in ("number", "hash"))
 AUDIT_COLUMNS = ("at", "actor_id", "action", "details")
+# made once: it takes longer than running it
+_CHAIN = sa.select(chain).where(chain.c.name == sa.bindparam("chain")).with_for_update()
+_MOVED_ON = sa.update(chain).where(chain.c.name == sa.bindparam("chain"))
+_MOVED_ON = _MOVED_ON.values(length=sa.bindparam("new_length"), hash=sa.bindparam("new_hash"))
 FLOATS = ("strength", "created_at", "probability", "at")  # a whole number comes back from the database as a float
 
 
@@ -65,7 +69,7 @@ def record(
 def add_judgment(connection: sa.Connection, values: Mapping[str, Any]) -> None:
     """Insert a judgment at the end of its chain, in the transaction of the caller; who adds another one waits."""
     link = _extend(connection, "judgment", values, JUDGMENT_COLUMNS)
-    connection.execute(sa.insert(judgment).values(dict(values) | {"hash": link}))
+    connection.execute(sa.insert(judgment), dict(values) | {"hash": link})
 
 
 def head(connection: sa.Connection, name: str) -> Head:
@@ -82,9 +86,9 @@ def verify(connection: sa.Connection) -> Verified:
 
 def _extend(connection: sa.Connection, name: str, values: Mapping[str, Any], columns: tuple[str, ...]) -> str:
     """Move the end of a chain on by one row, and give its hash."""
-    row = connection.execute(sa.select(chain).where(chain.c.name == name).with_for_update()).one()
+    row = connection.execute(_CHAIN, {"chain": name}).one()
     link = _link(row.hash, values, columns)
-    connection.execute(sa.update(chain).where(chain.c.name == name).values(length=row.length + 1, hash=link))
+    connection.execute(_MOVED_ON, {"chain": name, "new_length": row.length + 1, "new_hash": link})
     return link
 
 

@@ -10,10 +10,23 @@ import sqlalchemy as sa
 
 from annotation import adjudication, assignment
 from annotation.campaigns import CampaignSettings
+from annotation.judgments import response_texts
 from annotation.records import Card, UnknownItem
-from annotation.tables import campaign, completion, item, prompt, showing, slot
+from annotation.tables import campaign, item, prompt, showing, slot
 from rlhf.data.comparisons import Message
 
+# made once: it takes longer than running it
+_CARD = (
+    sa.select(item.c.campaign_id, campaign.c.name, campaign.c.settings, prompt.c.messages, slot.c.kind)
+    .select_from(item)
+    .join(campaign, campaign.c.id == item.c.campaign_id)
+    .join(prompt, prompt.c.id == item.c.prompt_id)
+    .join(slot, (slot.c.item_id == item.c.id) & (slot.c.annotator_id == sa.bindparam("annotator_id")), isouter=True)
+    .where(item.c.id == sa.bindparam("item_id"))
+)
+_KEPT_ORDER = sa.select(showing.c.shown_order).where(
+    showing.c.item_id == sa.bindparam("item_id"), showing.c.annotator_id == sa.bindparam("annotator_id")
+)
 SHOWN_KINDS = (assignment.ADJUDICATION, assignment.LIVE)  # the others all look like work
 
 
@@ -32,16 +45,8 @@ def show(
     probability: float | None = None,
 ) -> Card:
     """The card of an item that this annotator has a slot of."""
-    query = (
-        sa.select(item.c.campaign_id, campaign.c.name, campaign.c.settings, prompt.c.messages, slot.c.kind)
-        .select_from(item)
-        .join(campaign, campaign.c.id == item.c.campaign_id)
-        .join(prompt, prompt.c.id == item.c.prompt_id)
-        .join(slot, (slot.c.item_id == item.c.id) & (slot.c.annotator_id == annotator_id), isouter=True)
-    )
-    row = connection.execute(query.where(item.c.id == item_id)).one()
-    texts_query = sa.select(completion.c.text).where(completion.c.item_id == item_id).order_by(completion.c.position)
-    texts = connection.execute(texts_query).scalars().all()
+    row = connection.execute(_CARD, {"item_id": item_id, "annotator_id": annotator_id}).one()
+    texts = response_texts(connection, item_id)
     order = order_for(connection, item_id, annotator_id, len(texts), chosen_by=chosen_by, probability=probability)
     decides = row.kind == assignment.ADJUDICATION
     return Card(
@@ -93,8 +98,7 @@ def order_for(
 
 def kept_order(connection: sa.Connection, item_id: int, annotator_id: str) -> list[int] | None:
     """The order in which this annotator has seen an item; None where it was never shown to them."""
-    own = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
-    return connection.execute(sa.select(showing.c.shown_order).where(own)).scalar()
+    return connection.execute(_KEPT_ORDER, {"item_id": item_id, "annotator_id": annotator_id}).scalar()
 
 
 def lock(connection: sa.Connection, item_id: int) -> None:

@@ -20,6 +20,39 @@ LONGEST_EDIT = 200_000
 STRENGTHS = (1, 2, 3)
 
 
+def _what_goes_before() -> sa.Select:
+    """The last revision of an item by an annotator, and what is kept with the next one."""
+    item_id, annotator_id = sa.bindparam("item_id", type_=sa.Integer), sa.bindparam("annotator_id", type_=sa.String)
+    own = (judgment.c.item_id == item_id) & (judgment.c.annotator_id == annotator_id)
+    last = sa.select(judgment.c.number).where(own).order_by(judgment.c.revision.desc()).limit(1)
+    accepted = (
+        sa.select(sa.func.max(guideline.c.version))
+        .join(guideline_ack, guideline_ack.c.guideline_id == guideline.c.id)
+        .join(item, item.c.campaign_id == guideline.c.campaign_id)
+        .where(item.c.id == item_id, guideline_ack.c.annotator_id == annotator_id)
+    )
+    seen = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
+    return sa.select(
+        last.scalar_subquery().label("number"),
+        sa.select(sa.func.max(judgment.c.revision)).where(own).scalar_subquery().label("revision"),
+        accepted.scalar_subquery().label("guideline_version"),
+        sa.select(showing.c.probability).where(seen).scalar_subquery().label("probability"),
+    )
+
+
+# made once: it takes longer than running it
+_WHAT_GOES_BEFORE = _what_goes_before()
+_BY_ID = sa.select(judgment).where(judgment.c.id == sa.bindparam("judgment_id"))
+_SETTINGS = (
+    sa.select(campaign.c.settings)
+    .join(item, item.c.campaign_id == campaign.c.id)
+    .where(item.c.id == sa.bindparam("item_id"))
+)
+_TEXTS = (
+    sa.select(completion.c.text).where(completion.c.item_id == sa.bindparam("item_id")).order_by(completion.c.position)
+)
+
+
 def check(said: Said, settings: CampaignSettings, texts: Sequence[str]) -> None:
     """Refuse what does not fit the item. `texts` are its responses in the order shown.
 
@@ -141,21 +174,18 @@ def append(
     connection: sa.Connection, judgment_id: str, item_id: int, annotator_id: str, told: Mapping[str, Any], *, at: float
 ) -> int:
     """Add a judgment to the chain of this annotator and item; its revision."""
-    query = sa.select(judgment.c.number, judgment.c.revision).order_by(judgment.c.revision.desc()).limit(1)
-    own = (judgment.c.item_id == item_id) & (judgment.c.annotator_id == annotator_id)
-    last = connection.execute(query.where(own)).first()
-    revision: int = 1 if last is None else last.revision + 1
-    seen = (showing.c.item_id == item_id) & (showing.c.annotator_id == annotator_id)
+    before = connection.execute(_WHAT_GOES_BEFORE, {"item_id": item_id, "annotator_id": annotator_id}).one()
+    revision: int = (before.revision or 0) + 1
     row = {
         "id": judgment_id,
         "item_id": item_id,
         "annotator_id": annotator_id,
         "revision": revision,
-        "supersedes": None if last is None else last.number,
+        "supersedes": before.number,
         "app_version": __version__,
         "created_at": at,
-        "guideline_version": _accepted_version(connection, item_id, annotator_id),
-        "probability": connection.execute(sa.select(showing.c.probability).where(seen)).scalar(),
+        "guideline_version": before.guideline_version,
+        "probability": before.probability,
     }
     audit.add_judgment(connection, row | dict(told))
     return revision
@@ -178,7 +208,7 @@ def restore(connection: sa.Connection, before: sa.Row, judgment_id: str) -> None
 
 def by_id(connection: sa.Connection, judgment_id: str) -> sa.Row | None:
     """The judgment that the browser named so."""
-    return connection.execute(sa.select(judgment).where(judgment.c.id == judgment_id)).first()
+    return connection.execute(_BY_ID, {"judgment_id": judgment_id}).first()
 
 
 def by_number(connection: sa.Connection, number: int | None) -> sa.Row | None:
@@ -200,18 +230,11 @@ def standing(connection: sa.Connection, item_id: int, annotator_id: str) -> sa.R
 
 def context(connection: sa.Connection, item_id: int, order: Sequence[int]) -> tuple[CampaignSettings, list[str]]:
     """The settings of an item's campaign, and its responses in the order shown."""
-    query = sa.select(campaign.c.settings).join(item, item.c.campaign_id == campaign.c.id).where(item.c.id == item_id)
-    settings = CampaignSettings.from_dict(connection.execute(query).scalar_one() or {})
-    texts_query = sa.select(completion.c.text).where(completion.c.item_id == item_id).order_by(completion.c.position)
-    texts = connection.execute(texts_query).scalars().all()
+    settings = CampaignSettings.from_dict(connection.execute(_SETTINGS, {"item_id": item_id}).scalar_one() or {})
+    texts = response_texts(connection, item_id)
     return settings, [texts[position] for position in order]
 
 
-def _accepted_version(connection: sa.Connection, item_id: int, annotator_id: str) -> int | None:
-    query = (
-        sa.select(sa.func.max(guideline.c.version))
-        .join(guideline_ack, guideline_ack.c.guideline_id == guideline.c.id)
-        .join(item, item.c.campaign_id == guideline.c.campaign_id)
-        .where(item.c.id == item_id, guideline_ack.c.annotator_id == annotator_id)
-    )
-    return connection.execute(query).scalar()
+def response_texts(connection: sa.Connection, item_id: int) -> Sequence[str]:
+    """The responses of an item by their position."""
+    return connection.execute(_TEXTS, {"item_id": item_id}).scalars().all()

@@ -23,6 +23,17 @@ IDLE_SECONDS = 12 * 3600.0  # without a request, where passwords are required
 STEP_SECONDS = 600.0  # that long after a request, the next one moves the end of its session
 MAX_TRIES = 10  # wrong ones, of an account and of an address
 TRIES_SECONDS = 15 * 60.0
+# made once: it takes longer than running it
+_BY_TOKEN = (
+    sa.select(
+        *(annotator.c.id, annotator.c.name, annotator.c.role, annotator.c.state),
+        *(annotator.c.password_hash.is_not(None).label("has_password"), some_manager().label("has_manager")),
+        *(session.c.created_at, session.c.expires_at),
+    )
+    .select_from(session.join(annotator, session.c.annotator_id == annotator.c.id))
+    .where(session.c.token_hash == sa.bindparam("token_hash"), session.c.revoked_at.is_(None))
+    .where(session.c.expires_at > sa.bindparam("now"), annotator.c.state != "closed")
+)
 
 
 class WrongPassword(AccountError):
@@ -85,18 +96,9 @@ class Sessions:
         if not token:
             return None
         now = self.clock()
-        columns = (annotator.c.id, annotator.c.name, annotator.c.role, annotator.c.state)
-        query = (
-            sa.select(*columns, session.c.created_at, session.c.expires_at, some_manager().label("has_manager"))
-            .select_from(session.join(annotator, session.c.annotator_id == annotator.c.id))
-            .where(session.c.token_hash == self.accounts.keyed(token), session.c.revoked_at.is_(None))
-            .where(session.c.expires_at > now, annotator.c.state != "closed")
-        )
-        if self.accounts.passwords_required:
-            query = query.where(annotator.c.password_hash.is_not(None))
         with self.store.reading() as connection:
-            row = connection.execute(query).first()
-        if row is None:
+            row = connection.execute(_BY_TOKEN, {"token_hash": self.accounts.keyed(token), "now": now}).first()
+        if row is None or (self.accounts.passwords_required and not row.has_password):
             return None
         if self.accounts.passwords_required:
             self._prolong(token, now, row.created_at, row.expires_at)
