@@ -33,8 +33,11 @@ export function openEditor(article, index, original, text, { compare, typed, sav
     changes.replaceChildren(parts?.length === 0 ? element("p", { class: "quiet-text" }, t("edit.unchanged")) : difference(parts ?? [], "difference"));
   };
   const grow = () => {
-    field.style.height = "auto";
+    const page = document.scrollingElement;
+    const top = page.scrollTop;
+    field.style.height = "auto"; // for a moment the page is shorter, and may scroll
     field.style.height = `${field.scrollHeight + 2}px`;
+    page.scrollTop = top;
   };
   const end = (how) => {
     clearTimeout(timer);

@@ -45,6 +45,20 @@ def test_the_better_response_is_edited_and_the_choice_goes_with_it(server: Serve
     assert server.ranked()[original] == 1
 
 
+def test_typing_into_a_long_text_does_not_move_the_page(server: Server, judge: Judge) -> None:
+    server.fill([comparison("long", "\n".join(["one line"] * 120), "\n".join(["another"] * 120))])
+    server.start()
+    page = judge.open("Ada").page
+    judge.press("e", "1")
+    field = page.get_by_label("Better text of response A")
+    field.press("Control+End")
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    before = page.evaluate("scrollY")
+    assert before > 1000
+    field.press_sequentially("more", delay=30)
+    assert page.evaluate("scrollY") == before
+
+
 def test_an_editor_that_is_left_keeps_the_choice_and_the_text(server: Server, judge: Judge) -> None:
     server.fill(numbered(4))
     server.start()
