@@ -4,6 +4,7 @@ import { readSetting } from "./settings.js";
 
 export const LANGUAGES = { en: "English", de: "Deutsch" };
 const AGAIN_MS = 1000;
+const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
 let language = "en";
 let texts = {};
@@ -39,7 +40,12 @@ function wanted() {
 /** The text of a key with its {places} filled in; with a `count`, in the form that the number takes. */
 export function t(key, values = {}) {
   const text = texts[key] ?? texts[`${key}.${plurals.select(values.count ?? 0)}`] ?? key;
-  return text.replaceAll(/\{(\w+)\}/g, (place, name) => (name in values ? String(values[name]) : place));
+  return text.replaceAll(/\{(\w+)\}/g, (place, name) => (name in values ? apart(String(values[name])) : place));
+}
+
+/** What is written from right to left does not turn the sentence around it: Unicode's isolates (UAX 9). */
+function apart(value) {
+  return RIGHT_TO_LEFT.test(value) ? `\u2068${value}\u2069` : value;
 }
 
 /** Fill in the texts that the page's template names. */

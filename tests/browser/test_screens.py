@@ -397,6 +397,17 @@ def test_no_text_of_the_page_is_written_in_its_scripts(
     check()
 
 
+def test_a_name_written_from_right_to_left_stays_apart_from_the_sentence_around_it(
+    server: Server, judge: Judge
+) -> None:
+    name = "שלום"
+    server.fill(numbered(1), name=name)
+    server.write_guideline(GUIDELINE)
+    server.start()
+    page = judge.visit("Ada").page
+    expect(page.get_by_role("heading", name=name)).to_have_text(f"Guidelines of \u2068{name}\u2069")
+
+
 def test_the_language_follows_the_browser_and_the_menu(
     server: Server, new_context: Callable[..., BrowserContext]
 ) -> None:
