@@ -362,7 +362,7 @@ class AnnotationService:
     def progress(self, annotator_id: str) -> Progress:
         """How far this annotator and the open campaigns are."""
         now = self.clock()
-        with self.store.reading() as connection:
+        with self.store.asking() as connection:
             open_to_them = campaigns.working_campaigns(connection, annotator_id)
             counts = [self._counted(connection, found.id, now) for found in open_to_them]
             own = connection.execute(_OWN_COUNTS, {"annotator_id": annotator_id}).one()

@@ -96,7 +96,7 @@ class Sessions:
         if not token:
             return None
         now = self.clock()
-        with self.store.reading() as connection:
+        with self.store.asking() as connection:
             row = connection.execute(_BY_TOKEN, {"token_hash": self.accounts.keyed(token), "now": now}).first()
         if row is None or (self.accounts.passwords_required and not row.has_password):
             return None

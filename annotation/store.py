@@ -6,6 +6,7 @@ is on the disk. All else is one code path for both.
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 import threading
@@ -27,6 +28,7 @@ VERSION_TABLE = "rlhf_annotation_version"
 WAIT_SECONDS = 5  # for another writer
 CONFLICT_TRIES = 5
 CLOSE_SECONDS = 2.0
+IDLE_SECONDS = 1.0  # after which a connection to PostgreSQL is tried before it is used
 NETWORK_FILE_SYSTEMS = re.compile(
     r"nfs.*|cifs|smb.*|afs|9p|ceph|lustre|gpfs|glusterfs|beegfs|fuse\.(sshfs|glusterfs|s3fs|rclone)"
 )
@@ -68,6 +70,9 @@ class Store:
         self.engine = engine
         self.address = engine.url.render_as_string(hide_password=True)
         self._writer = engine.execution_options(rlhf_writes=True)
+        self._asker = engine
+        if engine.dialect.name == "postgresql":
+            self._asker = engine.execution_options(isolation_level="AUTOCOMMIT")
         # SQLite lets one write at a time and serves those who wait in no order; a lock of ours is fair enough
         self._turn = threading.Lock() if engine.dialect.name == "sqlite" else None
 
@@ -138,6 +143,16 @@ class Store:
             StoreUnavailable: the database is busy or away.
         """
         with _named_troubles(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def asking(self) -> Iterator[sa.Connection]:
+        """A connection for the few small questions of every request; PostgreSQL is spared BEGIN and COMMIT.
+
+        Raises:
+            StoreUnavailable: the database is busy or away.
+        """
+        with _named_troubles(), self._asker.begin() as connection:
             yield connection
 
     @contextmanager
@@ -260,11 +275,27 @@ def _engine(url: sa.URL) -> sa.Engine:
         given = url.query.get("options", ())
         own = f"-c lock_timeout={WAIT_SECONDS * 1000} -c synchronous_commit=on"  # the last of two counts
         options = " ".join([given, own] if isinstance(given, str) else [*given, own])
-        return sa.create_engine(
-            url, pool_pre_ping=True, connect_args={"options": options, "connect_timeout": WAIT_SECONDS}, **pool
-        )
+        engine = sa.create_engine(url, connect_args={"options": options, "connect_timeout": WAIT_SECONDS}, **pool)
     except ModuleNotFoundError:
         raise StoreError("a PostgreSQL store needs psycopg: pip install 'rlhf-loop[postgres]'") from None
+    sa.event.listen(engine, "checkin", _note_time)
+    sa.event.listen(engine, "checkout", _check_if_idle)
+    return engine
+
+
+def _note_time(_: Any, record: sa.pool.ConnectionPoolEntry) -> None:
+    record.info["last_used"] = time.monotonic()
+
+
+def _check_if_idle(connection: Any, record: sa.pool.ConnectionPoolEntry, _: Any) -> None:
+    """Whether a connection that rested still lives, as `pool_pre_ping` asks each time: that is one way more."""
+    if time.monotonic() - record.info.get("last_used", math.inf) < IDLE_SECONDS:
+        return
+    try:
+        connection.execute("")
+        connection.rollback()
+    except Exception as error:  # psycopg need not be installed, so its own cannot be named
+        raise sa.exc.DisconnectionError from error
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,23 @@ def test_options_of_an_address_reach_postgresql(postgres_server: Path) -> None:
     with Store.connect(address) as store, store.reading() as connection:
         found = [connection.execute(sa.text(f"SHOW {name}")).scalar() for name in ("search_path", "lock_timeout")]
     assert found == ["mine", "5s"]
+
+
+def test_a_connection_that_died_while_it_rested_is_replaced(postgres_server: Path, monkeypatch) -> None:
+    url = new_database(postgres_server)
+    with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
+        number = sa.text("SELECT pg_backend_pid()")
+        with store.reading() as connection:
+            died = connection.execute(number).scalar_one()
+        with other.writing() as connection:
+            assert connection.execute(sa.text("SELECT pg_terminate_backend(:number, 5000)"), {"number": died}).scalar()
+        # used a moment ago it is not tried first; whoever asks hears that the store is away, and asks again
+        with pytest.raises(StoreBusy), store.reading() as connection:
+            connection.execute(number)
+        with store.reading() as connection:
+            died = connection.execute(number).scalar_one()
+        with other.writing() as connection:
+            assert connection.execute(sa.text("SELECT pg_terminate_backend(:number, 5000)"), {"number": died}).scalar()
+        monkeypatch.setattr("annotation.store.IDLE_SECONDS", 0.0)
+        with store.reading() as connection:
+            assert connection.execute(number).scalar_one() != died
