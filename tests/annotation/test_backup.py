@@ -7,6 +7,8 @@ import hashlib
 import json
 import sqlite3
 import threading
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,9 @@ def test_bytes_that_are_cut_are_refused(filled: Store, new_url, tmp_path: Path) 
     for place in range(10, len(whole), 7):  # behind the header of gzip
         flipped = bytearray(whole)
         flipped[place] ^= 1 << place % 8
+        with suppress(OSError, EOFError, zlib.error):
+            if gzip.decompress(flipped) == gzip.decompress(whole):
+                continue  # a bit that fills the last byte up: nothing is lost with it
         (tmp_path / "flipped").write_bytes(flipped)
         with pytest.raises(StoreError, match=r"no whole backup|cut off or was changed|is no backup"):
             restore(tmp_path / "flipped", new_url("sqlite"))
