@@ -32,7 +32,8 @@ def ours(case: Case, work: Workload, turns: Turns, scratch: str) -> None:
     from rlhf.training.arguments import ModelArguments
 
     backbone = Backbone(causal_lm(case))
-    backbone.add_adapter("policy", ModelArguments(lora_r=case.lora_r, lora_alpha=2 * case.lora_r).lora_config())
+    settings = ModelArguments(lora_r=case.lora_r, lora_alpha=2 * case.lora_r)
+    backbone.add_adapter("policy", settings.lora_config(backbone.config))
     engine = build_engine(
         case.rollout_engine,
         backbone,

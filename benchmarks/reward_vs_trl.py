@@ -140,7 +140,7 @@ def train_trl(ours: Path, output: Path, eval_files: Sequence[str]) -> None:
             r=settings.lora_r,
             lora_alpha=settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
-            target_modules=settings.lora_config().target_modules,
+            target_modules=settings.lora_targets,
             task_type="SEQ_CLS",
             modules_to_save=["score"],
         ),

@@ -45,6 +45,7 @@ class PlanArguments:
     prompt_length: int = field(default=512, metadata={"help": "Tokens of a prompt."})
     response_length: int = field(default=256, metadata={"help": "Tokens of a response."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    lora_last_layers: int = field(default=0, metadata={"help": "Decoder layers with adapters, the last ones; 0: all."})
     value_model: str = field(default="adapter", metadata={"help": "adapter, shared, or none as with rloo and grpo."})
     own_reference: bool = field(
         default=False, metadata={"help": "Whether PPO's reference is an adapter: reference start, or one that follows."}
@@ -105,6 +106,7 @@ def first_that_fits(model: ModelShape, args: PlanArguments) -> tuple[RunShape, b
             prompt_length=args.prompt_length,
             response_length=args.response_length,
             lora_r=args.lora_r,
+            lora_last_layers=args.lora_last_layers,
             shared_value=args.value_model != "adapter",
             own_reference=args.own_reference,
             ppo_epochs=args.num_ppo_epochs,

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # as a script, make the packages importable and keep
 
 from reward.scorers import build_scorers
 from rlhf.data.comparisons import Comparison, Demonstration, read_demonstrations, read_prompts
-from rlhf.engine.adapters import add_adapter_from, copy_adapter, load_head_weights
+from rlhf.engine.adapters import add_adapter_from, copy_adapter, last_layers, load_head_weights
 from rlhf.engine.backbone import Backbone, reward_roles
 from rlhf.engine.rollout_engines import check_engine
 from rlhf.engine.sources import quantization_of, resolve_model
@@ -210,6 +210,7 @@ def check_policy_adapter(args: PPOArguments, backbone: Path) -> Path:
     args.lora_r, args.lora_alpha = settings["r"], settings["lora_alpha"]
     targets = settings["target_modules"]
     args.lora_target_modules = targets if isinstance(targets, str) else ",".join(targets)
+    args.lora_last_layers = last_layers(folder)
     return folder
 
 
@@ -230,7 +231,7 @@ def build_backbone(args: PPOArguments, path: str) -> Backbone:
     """
     backbone = Backbone.load(path, dtype=DTYPES[args.dtype], quantization=args.quantization)
     if args.policy_adapter is None:
-        backbone.add_adapter("policy", args.lora_config())
+        backbone.add_adapter("policy", args.lora_config(backbone.config))
     else:
         add_adapter_from(backbone, "policy", Path(args.policy_adapter))
     if args.holds_reference:
@@ -243,7 +244,7 @@ def build_backbone(args: PPOArguments, path: str) -> Backbone:
         add_reward_role(backbone, JUDGE.name, Path(args.judge_model))
     if not args.reward_model:
         if args.value_model == "adapter":
-            backbone.add_adapter("value", args.lora_config())
+            backbone.add_adapter("value", args.lora_config(backbone.config))
         return backbone
     for role, folder in zip(reward_roles(len(args.reward_model)), args.reward_model, strict=True):
         add_reward_role(backbone, role.name, Path(folder))

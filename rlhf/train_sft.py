@@ -95,13 +95,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         stage = open_stage("sft", args, source, chat, data_files=[*args.train_file, *args.eval_file])
         if stage.checkpoint and stage.run is not None:
             stage.run.rewind(checkpoints.step_of(Path(stage.checkpoint)))
+    model = load_causal_lm(str(source.backbone), dtype=DTYPES[args.dtype])
     trainer = SFTTrainer(
-        model=load_causal_lm(str(source.backbone), dtype=DTYPES[args.dtype]),
+        model=model,
         args=args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=stage.chat.tokenizer,
-        peft_config=args.lora_config(),
+        peft_config=args.lora_config(model.config),
         callbacks=[RunRecorder(stage.run)],
     )
     result = trainer.train(resume_from_checkpoint=stage.checkpoint)

@@ -213,8 +213,17 @@ def turn_to(page: Page, name: str) -> None:
 
 
 def options(page: Page) -> list[str]:
-    """What the list that is open offers, without the marks of what is chosen."""
-    return [text.strip().removeprefix("✓ ") for text in page.get_by_role("option").all_text_contents()]
+    """What the list that is open offers, scrolled to its end, without the marks of what is chosen."""
+    found, rest = page.get_by_role("option"), page.locator(".scroll-sentinel")
+    while rest.count():
+        shown = found.count()
+        rest.evaluate("rest => rest.scrollIntoView()")
+        page.wait_for_function(
+            "shown => document.querySelectorAll('[role=option]').length > shown"
+            " || !document.querySelector('.scroll-sentinel')",
+            arg=shown,
+        )
+    return [text.strip().removeprefix("✓ ") for text in found.all_text_contents()]
 
 
 class Handlers:

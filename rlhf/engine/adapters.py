@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rlhf.engine.backbone import Backbone, gathered
@@ -87,6 +89,13 @@ def _refuse_variants(config: LoraConfig, folder: Path) -> None:
             f"{folder} holds a variant of LoRA with {unusual}: only plain LoRA shares a backbone with other roles; "
             "merge that adapter into its model and use the merged model"
         )
+
+
+def last_layers(folder: Path) -> int:
+    """How many decoder layers, the last ones, the adapter in a folder sits on; 0 where the first is one of them."""
+    with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
+        numbers = [int(found[1]) for key in file.keys() if (found := re.search(r"\.(\d+)\.", key))]  # noqa: SIM118
+    return max(numbers) + 1 - min(numbers) if min(numbers, default=0) else 0
 
 
 def load_adapter_weights(backbone: Backbone, name: str, folder: Path) -> None:

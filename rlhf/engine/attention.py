@@ -12,7 +12,8 @@ installed (`attention_kernels`); soft-capping and attention sinks are computed a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,30 +43,32 @@ class PrefixLayout:
     Attributes:
         segments: the row's segments in order; they tile it.
         buckets: the segments again, those of like lengths together, for kernels that take rectangles.
-        ragged: the row as the kernel of a GPU reads it; None where there is none.
+        ragged: so many copies of the row as the kernel of a GPU reads them; empty where there is none.
     """
 
     segments: tuple[Segment, ...]
     buckets: tuple[Bucket, ...]
-    ragged: VarlenIndex | FlexMasks | None = None
+    ragged: Mapping[int, VarlenIndex | FlexMasks] = field(default_factory=dict)
 
 
-def prefix_layout(batch: PackedBatch, *, num_rows: int = 1, dtype: torch.dtype = torch.float32) -> PrefixLayout:
+def prefix_layout(
+    batch: PackedBatch, *, num_rows: Sequence[int] = (1,), dtype: torch.dtype = torch.float32
+) -> PrefixLayout:
     """Build the layout of a batch, once for all layers.
 
     Args:
         batch: the packed row.
-        num_rows: roles that will read it.
+        num_rows: how often a layer may be handed it side by side: once for each role, or once where roles share it.
         dtype: type of the model, which decides on the kernel.
     """
     segments = segments_of(batch)
     device = batch.input_ids.device
-    ragged: VarlenIndex | FlexMasks | None = None
+    ragged: dict[int, VarlenIndex | FlexMasks] = {}
     kernel = chosen_kernel(device.type, dtype)
     if kernel == "flex":
-        ragged = FlexMasks.of(batch)
+        ragged = dict.fromkeys(num_rows, FlexMasks.of(batch))
     elif kernel != "sdpa":
-        ragged = VarlenIndex.of(segments, num_rows=num_rows, device=device)
+        ragged = {rows: VarlenIndex.of(segments, num_rows=rows, device=device) for rows in num_rows}
     return PrefixLayout(segments, buckets(segments), ragged)
 
 
@@ -106,8 +109,8 @@ def shared_prefix_attention(
     softmax = Softmax(scaling if scaling is not None else query.shape[-1] ** -0.5, softcap, s_aux)
     if not softmax.is_plain:
         told_once("attention with soft-capping or sinks: computed as written, in float32, without a fused kernel")
-    elif prefix_layout.ragged is not None and takes_heads(query, value):
-        return _ragged(query, key, value, prefix_layout.ragged, softmax.scaling, sliding_window), None
+    elif prefix_layout.ragged and takes_heads(query, value):
+        return _ragged(query, key, value, prefix_layout.ragged[len(query)], softmax.scaling, sliding_window), None
     # Each row has calls of its own: kernels share work out by the size of the batch, so with several rows in a call
     # the last bits of one would depend on how many stand beside it.
     rows = [

@@ -2,12 +2,14 @@
 
 Policy, value model and reward model are LoRA adapters (Hu et al., arXiv 2106.09685) with small heads on one
 frozen causal language model; the reference is the backbone with no adapter. A forward pass takes a packed row
-once per role: the batch dimension *is* the role.
+once per role: the batch dimension *is* the role. Layers before the first with an adapter say the same to all roles,
+so they are computed once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -131,6 +133,10 @@ class Backbone(nn.Module):
         self.heads = nn.ModuleDict()
         self.adapter_configs: dict[str, LoraConfig] = {}
         self._adapters_by_row: list[str | None] = []
+        self._first_layers: dict[str, int] = {}
+        self._shared_layers = 0
+        for index, layer in enumerate(decoder_layers(model)):
+            layer.register_forward_pre_hook(functools.partial(self._one_row_each, index), with_kwargs=True)
 
     @classmethod
     def load(cls, path: str, *, dtype: torch.dtype = torch.bfloat16, quantization: str = "none") -> Backbone:
@@ -169,6 +175,7 @@ class Backbone(nn.Module):
         for layer in self.lora_layers().values():
             if name in layer.lora_A:
                 route_by_role(layer, name, self._adapters_by_row)
+        self._first_layers[name] = _first_layer_with(self.model, name)
 
     def add_head(self, name: str) -> ScoreHead:
         """Add a head that gives zero until it is trained."""
@@ -231,15 +238,31 @@ class Backbone(nn.Module):
             )
         keywords: dict[str, Any] = {}
         if self.shares_prompts:
-            layout = prefix_layout(batch, num_rows=len(roles), dtype=self.dtype)
+            layout = prefix_layout(batch, num_rows=sorted({1, len(roles)}), dtype=self.dtype)
             input_ids, keywords = batch.input_ids[None], {"position_ids": batch.position_ids[None]}
             keywords["prefix_layout"] = layout
         else:
             input_ids, batch = unshare(batch)
         self._adapters_by_row[:] = [role.adapter for role in roles for _ in input_ids]
-        output = self.model.base_model(input_ids=input_ids.repeat(len(roles), 1), use_cache=False, **keywords)
+        self._shared_layers = self._leading_layers_without_adapter(roles) if self.shares_prompts else 0
+        if not self._shared_layers:
+            input_ids = input_ids.repeat(len(roles), 1)
+        output = self.model.base_model(input_ids=input_ids, use_cache=False, **keywords)
         hidden = output.last_hidden_state.unflatten(0, (len(roles), -1)).flatten(1, 2)
         return {role.name: self._read(hidden[row], role, batch, temperature) for row, role in enumerate(roles)}
+
+    def _leading_layers_without_adapter(self, roles: Sequence[Role]) -> int:
+        """Layers that say the same to all of these roles, counted from the embedding."""
+        return min((self._first_layers[role.adapter] for role in roles if role.adapter is not None), default=0)
+
+    def _one_row_each(self, index: int, layer: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Hand the row that all roles shared so far to each of them, at the first layer with an adapter."""
+        if index == 0 or index != self._shared_layers:
+            return None
+        rows = len(self._adapters_by_row)
+        if args:
+            return (args[0].repeat(rows, 1, 1), *args[1:]), keywords
+        return args, {**keywords, "hidden_states": keywords["hidden_states"].repeat(rows, 1, 1)}
 
     def _read(self, hidden: torch.Tensor, role: Role, batch: PackedBatch, temperature: float) -> RoleOutput:
         output = RoleOutput()
@@ -368,6 +391,22 @@ def _longest_sequence(model: PreTrainedModel) -> int | None:
         if part.get("rope_type") in ("longrope", "dynamic")
     ]
     return min(bounds, default=None)
+
+
+def decoder_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
+    """The layers that a model runs one after the other; empty where they cannot be told."""
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    lists = (module for module in model.base_model.modules() if isinstance(module, nn.ModuleList))
+    return next((list(layers) for layers in lists if len(layers) == count), [])
+
+
+def _first_layer_with(model: PreTrainedModel, adapter: str) -> int:
+    """The index of the first decoder layer that carries an adapter; 0 where it also sits elsewhere."""
+    carriers = {module for module in model.modules() if is_linear_adapter(module) and adapter in module.lora_A}
+    in_layers = [carriers.intersection(layer.modules()) for layer in decoder_layers(model)]
+    if carriers - set().union(*in_layers):
+        return 0
+    return next((index for index, found in enumerate(in_layers) if found), 0)
 
 
 def _refuse_unrouted_layers(model: PreTrainedModel) -> None:

@@ -101,9 +101,9 @@ class ModelShape:
     def weights(self) -> int:
         return self.body_weights + self.head_weights * (1 if self.tied else 2)
 
-    def adapter_weights(self, r: int) -> int:
-        """A LoRA adapter on all linear layers: r (inputs + outputs) each."""
-        return self.layers * sum(r * (inputs + outputs) for inputs, outputs in self.linears)
+    def adapter_weights(self, r: int, last_layers: int = 0) -> int:
+        """A LoRA adapter on all linear layers, or those of the last decoder layers: r (inputs + outputs) each."""
+        return (last_layers or self.layers) * sum(r * (inputs + outputs) for inputs, outputs in self.linears)
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class RunShape:
         weight_bytes: of one number of the frozen backbone, and of activations.
         quantised_bytes: of one number of the decoder layers where they are quantised.
         lora_r: rank of the adapters.
+        lora_last_layers: decoder layers with adapters, the last ones; 0: all.
         checkpointing: whether activations are computed again in the backward pass.
         merged_copy: whether rollouts read merged weights in a copy.
         rollout_rows: responses decoded side by side.
@@ -143,6 +144,7 @@ class RunShape:
     weight_bytes: int = 2
     quantised_bytes: float | None = None
     lora_r: int = 16
+    lora_last_layers: int = 0
     checkpointing: bool = False
     merged_copy: bool = True
     rollout_rows: int = 64
@@ -216,7 +218,7 @@ def memory_parts(model: ModelShape, run: RunShape) -> dict[str, float]:
     """
     share = run.gpus if run.zero >= 2 else 1
     rows, tokens = run.training_rows, run.pass_tokens
-    adapter = model.adapter_weights(run.lora_r)
+    adapter = model.adapter_weights(run.lora_r, run.lora_last_layers)
     body_bytes = run.weight_bytes if run.quantised_bytes is None else run.quantised_bytes
     weights = model.body_weights * body_bytes + (model.weights - model.body_weights) * run.weight_bytes
     parts = {"weights": weights if run.zero < 3 else weights / run.gpus}
@@ -241,9 +243,9 @@ def memory_parts(model: ModelShape, run: RunShape) -> dict[str, float]:
 
 
 def kept_activations(model: ModelShape, run: RunShape) -> float:
-    """Bytes that all layers keep for the backward pass; with checkpointing only the input of each."""
+    """Bytes that layers with adapters keep for the backward pass; with checkpointing only the input of each."""
     per_layer = model.hidden * run.weight_bytes if run.checkpointing else kept_bytes_per_token(model, run)
-    return run.training_rows * run.pass_tokens * model.layers * per_layer
+    return run.training_rows * run.pass_tokens * (run.lora_last_layers or model.layers) * per_layer
 
 
 def head_tile_bytes(model: ModelShape, run: RunShape) -> float:
@@ -271,20 +273,22 @@ def step_operations(model: ModelShape, run: RunShape) -> dict[str, float]:
 
     With N body weights, H = vocabulary x hidden, T tokens and S response tokens: forward 2 N T and 2 H S; forward and
     backward of adapters on frozen weights 4 N T and 4 H S for a policy, since a frozen weight needs no gradient;
-    checkpointing runs the body's forward once more. A step of PPO is a rollout with all its epochs.
+    checkpointing runs the body's forward once more. Layers before the first with an adapter are computed once for all
+    rows of a pass, forward alone. A step of PPO is a rollout with all its epochs.
     """
     tokens = run.prompts * run.group_tokens
     scored = run.prompts * run.samples * run.response_length
     body, head = 2 * model.body_weights * tokens, 2 * model.head_weights * scored
-    train = (3 if run.checkpointing else 2) * body
+    adapted = body * (run.lora_last_layers or model.layers) / model.layers
+    train = body + (run.training_rows - 1) * adapted + run.training_rows * (2 if run.checkpointing else 1) * adapted
     if run.stage == "reward":
-        return {"update": run.training_rows * train}
+        return {"update": train}
     if run.stage == "dpo":
         return {"reference": body + head, "update": train + 2 * head}
     return {
         "rollout": body + head,
-        "scoring": (1 + run.members + run.judges + run.training_rows) * body + 2 * head,
-        "update": run.ppo_epochs * (run.training_rows * train + 2 * head),
+        "scoring": body + (run.members + run.judges + run.training_rows) * adapted + 2 * head,
+        "update": run.ppo_epochs * (train + 2 * head),
     }
 
 

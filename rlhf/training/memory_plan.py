@@ -132,6 +132,8 @@ def run_shape(stage: str, args: StageArguments, groups: Sequence[Group]) -> RunS
         weight_bytes=DTYPES[args.dtype].itemsize,
         quantised_bytes=QUANTISED_BYTES.get(args.quantization),
         lora_r=args.lora_r,
+        # PPO's value model starts from the reward model, which may have adapters on all layers
+        lora_last_layers=0 if is_ppo and args.reward_model else args.lora_last_layers,
         rollout_rows=args.rollout_batch_rows if is_ppo else 0,
         shared_value=is_ppo and args.value_model != "adapter",
         members=len(args.reward_model) if is_ppo else getattr(args, "num_members", 1),

@@ -48,6 +48,7 @@ ADAPTER_SETTINGS = (
     "lora_r",
     "lora_alpha",
     "lora_target_modules",
+    "lora_last_layers",
     "value_model",
     "reference",
     "reference_update_steps",

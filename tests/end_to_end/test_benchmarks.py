@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import last_layers
 from benchmarks.case import Case
 from benchmarks.cost import Work, backward, forward, rollout_seconds, visible_pairs
 from benchmarks.generation import tokens
@@ -136,6 +137,15 @@ def test_an_update_of_ppo_beside_trl() -> None:
 
 
 @pytest.mark.slow
+def test_adapters_on_the_last_layers_cost_less(tiny_chat_model, capsys) -> None:
+    last_layers.main(["--model", str(tiny_chat_model), "--members", "2", "--last_layers", "1", "--repeats", "1"])
+    told, header, *rows = capsys.readouterr().out.splitlines()
+    assert told.startswith("2 reward models, 900 tokens, ")
+    assert header.split() == ["adapters", "on", "training,", "s", "ratio", "scoring,", "s", "ratio"]
+    assert [row.rsplit(maxsplit=4)[0].strip() for row in rows] == ["all layers", "last 1 layers"]
+    assert [row.split()[-3] for row in rows][0] == "1.00"
+
+
 def test_growth_says_how_time_goes_with_tokens() -> None:
     flags = ["--model", "random:tiny", "--prompt_length", 16, "--response_length", 8, "--batch", 1]
     numbers = measured("reward", *flags, "--growth", "length", peer=False)

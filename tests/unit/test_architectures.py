@@ -31,8 +31,9 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from rlhf.engine.backbone import POLICY, REFERENCE, Backbone, load_causal_lm
+from rlhf.engine.backbone import POLICY, REFERENCE, Backbone, decoder_layers, load_causal_lm
 from rlhf.engine.packing import Group, pack
+from rlhf.training.arguments import ModelArguments
 
 GROUPS = [
     Group([5, 9, 13, 7, 22], [[8, 30, 2], [11, 12, 13, 14, 2], [40], [41, 8]]),
@@ -61,6 +62,7 @@ FAMILIES = {
     "granite": (GraniteConfig, {"logits_scaling": 4.0}),
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
+everywhere_or_last = pytest.mark.parametrize("last_layers", [0, 1], ids=["all-layers", "last-layer"])
 
 
 @pytest.fixture
@@ -88,14 +90,25 @@ def stock_model(tiny_model, family: str, dtype: torch.dtype = torch.float32):
     return model
 
 
-def backbone_of(tiny_model, fill_adapter, family: str, dtype: torch.dtype = torch.float32) -> Backbone:
+def backbone_of(
+    tiny_model, fill_adapter, family: str, dtype: torch.dtype = torch.float32, last_layers: int = 0
+) -> Backbone:
     backbone = Backbone(stock_model(tiny_model, family, dtype))
-    target = ["q_proj", "k_proj", "v_proj", "o_proj"] if family == "gpt-oss" else "all-linear"
-    backbone.add_adapter("policy", LoraConfig(r=4, lora_alpha=8, target_modules=target, task_type="CAUSAL_LM"))
+    target = "q_proj,k_proj,v_proj,o_proj" if family == "gpt-oss" else "all-linear"
+    settings = ModelArguments(lora_r=4, lora_alpha=8, lora_target_modules=target, lora_last_layers=last_layers)
+    backbone.add_adapter("policy", settings.lora_config(backbone.config))
     fill_adapter(backbone, "policy")
     backbone.train_only(adapters=["policy"])
     backbone.train()  # as the Trainer does before every step
     return backbone
+
+
+def rows_by_layer(backbone: Backbone) -> list[int]:
+    """What the next pass will have handed to each of the two layers."""
+    rows: list[int] = []
+    for layer in decoder_layers(backbone.model):
+        layer.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    return rows
 
 
 def loss_and_gradients(backbone: Backbone) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -134,27 +147,33 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @every_family
+@everywhere_or_last
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["float64", "float32"])
 def test_shared_prompt_equals_separate_sequences(
-    tiny_model, response_logprobs, fill_adapter, no_casts_down, family, dtype, tolerance
+    tiny_model, response_logprobs, fill_adapter, no_casts_down, family, dtype, tolerance, last_layers
 ) -> None:
-    backbone = backbone_of(tiny_model, fill_adapter, family, dtype)
+    backbone = backbone_of(tiny_model, fill_adapter, family, dtype, last_layers)
     assert backbone.shares_prompts
+    rows = rows_by_layer(backbone)
     logprobs, gradients = loss_and_gradients(backbone)
     expected, expected_gradients = by_stock_model(tiny_model, response_logprobs, backbone, family, dtype)
     assert logprobs.dtype == dtype
+    assert rows == ([1, 2] if last_layers else [2, 2])
     # in float32 this is also the adapter's forward against merged weights
     assert relative(logprobs, expected) < tolerance
     assert gradients.keys() == expected_gradients.keys()
-    assert len(gradients) >= 16
+    assert len(gradients) >= (8 if last_layers else 16)
     for name, gradient in gradients.items():
         assert expected_gradients[name].norm() > 1e-4, name
         assert relative(gradient, expected_gradients[name]) < tolerance, name
 
 
 @every_family
-def test_activation_checkpointing_leaves_every_gradient_bit_equal(tiny_model, fill_adapter, family) -> None:
-    plain, checkpointed = (backbone_of(tiny_model, fill_adapter, family) for _ in range(2))
+@everywhere_or_last
+def test_activation_checkpointing_leaves_every_gradient_bit_equal(
+    tiny_model, fill_adapter, family, last_layers
+) -> None:
+    plain, checkpointed = (backbone_of(tiny_model, fill_adapter, family, last_layers=last_layers) for _ in range(2))
     checkpointed.activation_checkpointing_enable()
     checkpointed.model.enable_input_require_grads()
     logprobs, gradients = loss_and_gradients(plain)

@@ -155,7 +155,7 @@ def test_buckets_give_the_attention_of_the_dense_mask(window, softcap, with_sink
     tensors = states(RAGGED)
     sinks = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64, requires_grad=True) if with_sinks else None
     keywords = {"scaling": 0.3, "sliding_window": window, "softcap": softcap, "s_aux": sinks}
-    layout = prefix_layout(RAGGED, num_rows=2, dtype=torch.float64)
+    layout = prefix_layout(RAGGED, num_rows=(2,), dtype=torch.float64)
     output, _ = shared_prefix_attention(torch.nn.Module(), *tensors, None, prefix_layout=layout, **keywords)
     expected = dense_attention(*tensors, dense_mask(RAGGED, window), 0.3, softcap, sinks)
     assert_same_output_and_gradients(output, expected, tensors + ([sinks] if with_sinks else []))

@@ -81,6 +81,20 @@ def test_a_reference_of_its_own_and_a_judge_are_adapters_that_stand() -> None:
     assert dataclasses.replace(watched, stage="dpo").adapters == 1
 
 
+def test_layers_before_the_adapters_are_computed_once_and_keep_nothing() -> None:
+    all_layers = dataclasses.replace(RUN, stage="reward", members=3)
+    last = dataclasses.replace(all_layers, lora_last_layers=1)  # of two
+    assert kept_activations(SMALL, last) == kept_activations(SMALL, all_layers) / 2
+    one, half = memory_parts(SMALL, all_layers), memory_parts(SMALL, last)
+    for name in ("adapters", "gradients, optimiser"):
+        assert half[name] == one[name] / 2
+    body = 2 * SMALL.body_weights * 80
+    # one row through the first layer, three forward and backward through the second
+    assert step_operations(SMALL, last)["update"] == body / 2 + 2 * 3 * body / 2
+    ppo = dataclasses.replace(last, stage="ppo", ppo_epochs=1)
+    assert step_operations(SMALL, ppo)["scoring"] - 2 * 2 * SMALL.head_weights * 40 == body / 2 + (1 + 5) * body / 2
+
+
 def test_zero_shares_out_what_it_says() -> None:
     alone, zero2, zero3 = (memory_parts(SMALL, dataclasses.replace(RUN, gpus=4, zero=zero)) for zero in (0, 2, 3))
     # adapter: 2 layers x 2 x (16 + 12 + 12 + 16 + 24 + 24 + 24) = 512 numbers

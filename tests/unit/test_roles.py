@@ -15,6 +15,7 @@ from rlhf.engine.adapters import (
     adapter_tensors,
     add_adapter_from,
     head_tensors,
+    last_layers,
     load_adapter_weights,
     load_head_weights,
     write_adapter,
@@ -23,6 +24,7 @@ from rlhf.engine.adapters import (
 from rlhf.engine.backbone import POLICY, POLICY_WITH_VALUE, REFERENCE, REWARD, VALUE, Backbone, Role
 from rlhf.engine.generation import MergedCopy
 from rlhf.engine.packing import Group, pack
+from rlhf.training.arguments import ModelArguments
 
 BATCH = pack([Group([5, 9, 13, 7], [[8, 30, 2], [11, 12, 13, 14, 2], [40]]), Group([33, 34], [[35, 36, 2]])])
 ROLES = [REFERENCE, POLICY, VALUE, REWARD]
@@ -94,6 +96,61 @@ def test_what_a_role_says_does_not_depend_on_the_roles_beside_it(backbone, role)
         for field in FIELDS:
             one, other = getattr(alone, field), getattr(together, field)
             assert (one is None and other is None) or one.equal(other), field
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_without_an_adapter_are_computed_once_and_change_no_bit(tiny_model, fill_adapter, checkpointing) -> None:
+    backbone = Backbone(tiny_model(num_hidden_layers=4))
+    for number, (name, count) in enumerate({"policy": 1, "value": 2, "reward": 2}.items()):
+        settings = ModelArguments(lora_r=4, lora_alpha=8, lora_last_layers=count)
+        backbone.add_adapter(name, settings.lora_config(backbone.config))
+        fill_adapter(backbone, name, seed=number)
+    for name in ("value", "reward"):
+        torch.nn.init.normal_(backbone.add_head(name).linear.weight)
+    backbone.train_only(adapters=["policy", "value"], heads=["value"])
+    backbone.train()
+    if checkpointing:
+        backbone.activation_checkpointing_enable()
+    rows: list[int] = []
+    layers = [backbone.model.get_submodule(f"model.layers.{index}") for index in range(4)]
+    hooks = [layer.register_forward_pre_hook(lambda _, args: rows.append(len(args[0]))) for layer in layers]
+    together = backbone(BATCH, ROLES)
+    assert rows == [1, 1, 4, 4]
+    for hook in hooks:
+        hook.remove()
+    sum(
+        together[name].logprobs.sum() if name == "policy" else together[name].values.sum()
+        for name in ("policy", "value")
+    ).backward()
+    beside = {name: p.grad.clone() for name, p in backbone.adapter_parameters("policy").items()}
+    assert all(gradient.abs().sum() > 0 for gradient in beside.values())
+    backbone.zero_grad()
+    for role in ROLES:
+        alone = backbone(BATCH, [role])[role.name]
+        for field in FIELDS:
+            one, other = getattr(alone, field), getattr(together[role.name], field)
+            assert (one is None and other is None) or one.equal(other), (role.name, field)
+        if role == POLICY:
+            alone.logprobs.sum().backward()
+            parameters = backbone.adapter_parameters("policy")
+            assert all(parameters[name].grad.equal(gradient) for name, gradient in beside.items())
+
+
+def test_an_adapter_on_the_last_layers_is_told_from_one_on_all(tiny_model, tmp_path) -> None:
+    backbone = Backbone(tiny_model(num_hidden_layers=4))
+    for count in (0, 1, 3, 4):
+        name = f"last{count}"
+        backbone.add_adapter(name, ModelArguments(lora_r=4, lora_last_layers=count).lora_config(backbone.config))
+        save(backbone, name, tmp_path / name, "base")
+        assert last_layers(tmp_path / name) == count % 4
+
+
+def test_more_layers_than_there_are_or_fewer_than_none_are_refused(tiny_model) -> None:
+    model = tiny_model(num_hidden_layers=4)
+    with pytest.raises(ValueError, match="lora_last_layers is 5: the model has 4 layers; choose at most that"):
+        ModelArguments(lora_last_layers=5).lora_config(model.config)
+    with pytest.raises(ValueError, match="lora_last_layers is -1: it must be at least 0"):
+        ModelArguments(lora_last_layers=-1).check_model_arguments()
 
 
 def test_two_passes_are_bit_equal(backbone) -> None:
