@@ -143,7 +143,7 @@ def test_adapters_on_the_last_layers_cost_less(tiny_chat_model, capsys) -> None:
     assert told.startswith("2 reward models, 900 tokens, ")
     assert header.split() == ["adapters", "on", "training,", "s", "ratio", "scoring,", "s", "ratio"]
     assert [row.rsplit(maxsplit=4)[0].strip() for row in rows] == ["all layers", "last 1 layers"]
-    assert [row.split()[-3] for row in rows][0] == "1.00"
+    assert rows[0].split()[-3] == rows[0].split()[-1] == "1.00"
 
 
 def test_growth_says_how_time_goes_with_tokens() -> None:
