@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.end_to_end.nursery import Nursery
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {
@@ -15,13 +18,18 @@ ENVIRONMENT = os.environ | {
     "HF_HUB_OFFLINE": "1",
     "PYTHONPATH": str(ROOT),
 }
+OURS = ("rlhf.", "reward.", "benchmarks.")
+NURSERY = Nursery(ROOT, ENVIRONMENT)
 
 
 def launched(
     command: Sequence[str], *, check: bool = True, cwd: Path = ROOT, env: Mapping[str, str] = ENVIRONMENT
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command and keep what it says; a failure shows its end."""
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+    """Run a command and keep what it says; a failure shows its end. Our own modules start in the nursery."""
+    if list(command[:2]) == [sys.executable, "-m"] and command[2].startswith(OURS) and env is ENVIRONMENT:
+        done = NURSERY.run(command[1:], cwd=cwd, timeout=280)
+    else:
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
     assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
     return done
 

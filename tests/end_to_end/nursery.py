@@ -1,0 +1,115 @@
+"""Commands as forks of one process that has imported what all of them import: seconds for each are saved.
+
+A fork is a process of its own with arguments, folder, output and exit status of its own. It shares the seed of
+hashes with other forks of a session and nothing else that a command could find: random numbers are seeded anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PRELOADED = ("datasets", "pandas", "trl", "rlhf.train_sft", "rlhf.train_dpo", "rlhf.train_ppo", "reward.train_reward")
+
+
+class Nursery:
+    """Started with the first command, ended with the process that asks."""
+
+    def __init__(self, root: Path, environment: Mapping[str, str]):
+        self.root = root
+        self.environment = dict(environment)
+        self.process: subprocess.Popen[str] | None = None
+
+    def run(self, arguments: Sequence[str], *, cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+        """`python ARGUMENTS`, that is `-m MODULE ...`, in a fork.
+
+        Raises:
+            subprocess.TimeoutExpired: it took longer, and was killed.
+        """
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__],
+                cwd=self.root,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        command = [sys.executable, *arguments]
+        with tempfile.TemporaryDirectory(prefix="nursery-") as folder:
+            out, err = Path(folder) / "out", Path(folder) / "err"
+            request = {"arguments": list(arguments), "cwd": str(cwd), "stdout": str(out), "stderr": str(err)}
+            assert self.process.stdin is not None
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            child = int(self._line(60))
+            try:
+                status = int(self._line(timeout))
+            except TimeoutError:
+                os.killpg(child, signal.SIGKILL)
+                self._line(60)
+                raise subprocess.TimeoutExpired(command, timeout, out.read_text(), err.read_text()) from None
+            return subprocess.CompletedProcess(command, status, out.read_text(), err.read_text())
+
+    def _line(self, timeout: float) -> str:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], timeout)[0]:
+            raise TimeoutError
+        return self.process.stdout.readline()
+
+
+def serve() -> None:
+    """Fork a process for each line that asks; a fork returns from here as a process of its own would begin."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    threads = {Path(f"/proc/self/task/{number}/comm").read_text().strip() for number in os.listdir("/proc/self/task")}
+    # what a thread holds at a fork is never let go; the allocator of pyarrow lets go before
+    assert len(threads - {"jemalloc_bg_thd"}) == 1, threads
+    for line in sys.stdin:
+        request: dict[str, Any] = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            become(request)
+            return
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    os._exit(0)
+
+
+def become(request: Mapping[str, Any]) -> None:
+    """Run what a fork was made for; its end is the end of the process."""
+    import numpy
+    import torch
+
+    os.setsid()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    for number, path in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
+        opened = os.open(path, flags if number else os.O_RDONLY, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as long as the process lives
+    os.chdir(request["cwd"])
+    for seed in (random.seed, numpy.random.seed, torch.seed):
+        seed()
+    option, module, *rest = request["arguments"]
+    assert option == "-m"
+    sys.argv = [module, *rest]
+    sys.path[0] = request["cwd"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    serve()
