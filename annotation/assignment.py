@@ -77,6 +77,15 @@ def count_items(connection: sa.Connection, campaign_id: int, *, now: float) -> t
     return total, total - having(slot.c.state != "judged"), having(free(now))
 
 
+def num_waiting_for_others(connection: sa.Connection, annotator_id: str, campaign_ids: Sequence[int]) -> int:
+    """How many items an annotator has judged of which others have not judged all places yet."""
+    is_open = (OTHER.c.item_id == slot.c.item_id) & (OTHER.c.kind == WORK) & (OTHER.c.state != "judged")
+    own = (slot.c.annotator_id == annotator_id) & (slot.c.state == "judged") & (slot.c.kind == WORK)
+    query = sa.select(sa.func.count()).select_from(slot).join(item, item.c.id == slot.c.item_id)
+    query = query.where(own, item.c.campaign_id.in_(campaign_ids), sa.exists().where(is_open))
+    return int(connection.execute(query).scalar_one())
+
+
 def held_item(
     connection: sa.Connection,
     annotator_id: str,

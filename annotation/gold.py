@@ -12,7 +12,7 @@ from itertools import combinations
 import sqlalchemy as sa
 
 from annotation import assignment
-from annotation.campaigns import Campaign
+from annotation.campaigns import Campaign, CampaignSettings
 from annotation.records import GoldScore
 from annotation.stats.estimates import share
 from annotation.tables import item, judgment, slot
@@ -100,6 +100,35 @@ def left(
         *(~theirs, ~answered, item.c.id.not_in(exclude)),
     )
     return list(connection.execute(query.order_by(item.c.id)).scalars())
+
+
+def is_used(settings: CampaignSettings) -> bool:
+    """Whether items with a known answer are given."""
+    return settings.gold_share > 0 or settings.qualification_items > 0
+
+
+def num_ahead(connection: sa.Connection, campaign: Campaign, annotator_id: str) -> int:
+    """How many items with a known answer a campaign may give, without those that this annotator's answers stand on.
+
+    The first answer moves one from here to what was answered, as it does with work: their sum tells nothing.
+    """
+    settings = campaign.settings
+    of_campaign = sa.select(item.c.id).where(item.c.campaign_id == campaign.id, item.c.gold.is_not(None))
+    chosen = []
+    if settings.gold_share > 0:
+        chosen.append(of_campaign.where(item.c.kind == assignment.GOLD))
+    if settings.qualification_items > 0:
+        first = of_campaign.where(item.c.kind == assignment.QUALIFICATION).order_by(item.c.id)
+        chosen.append(first.limit(settings.qualification_items))
+    ahead = 0
+    for query in chosen:
+        items = query.subquery()
+        answered = assignment.current_judgments().where(judgment.c.annotator_id == annotator_id)
+        answered = answered.where(judgment.c.item_id.in_(sa.select(items.c.id)))
+        for counted, sign in ((sa.select(items), 1), (answered, -1)):
+            found = sa.select(sa.func.count()).select_from(counted.subquery())
+            ahead += sign * int(connection.execute(found).scalar_one())
+    return ahead
 
 
 def falls_short(found: GoldScore, least: float) -> bool:

@@ -182,10 +182,13 @@ class Progress:
 
     Attributes:
         judged: items ranked by this annotator.
-        skipped: items skipped or flagged by this annotator.
-        available: items this annotator can still be given, those on the screen included.
-        total: items in the open campaigns.
+        skipped, flagged: items skipped and flagged by this annotator.
+        available: items this annotator can still be given, those on the screen included, and those with a known answer.
+        total: items in the open campaigns, without those with a known answer.
         done: items with all the rankings they are to get.
+        waiting: items judged by this annotator that are not done; counted where nothing is left for them.
+
+    Where items have a known answer, `available` and `done` are counted in steps: no single answer can be seen in them.
     """
 
     judged: int
@@ -193,6 +196,8 @@ class Progress:
     available: int
     total: int
     done: int
+    flagged: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True)

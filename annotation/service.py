@@ -42,24 +42,30 @@ LEASE_SECONDS = 600.0
 LARGE_STORE = 2000
 COUNT_SECONDS, MOST_COUNT_SECONDS = 5.0, 60.0
 COUNT_SHARE = 0.02  # of the time goes to counting, at most
+TOLD_SECONDS = 3600.0  # where items have a known answer: after which the numbers told are counted anew in any case
 PROMPT_CHARACTERS = 200  # of a prompt in the history
 WORKS = (assignment.WORK, assignment.GOLD, assignment.QUALIFICATION)
 
 
 def _own_counts() -> sa.Select:
-    """How many items an annotator holds, has judged and has passed by."""
-    mine = slot.c.annotator_id == sa.bindparam("annotator_id")
-    passed_by = assignment.current_judgments(kinds=("skip", "flag")).with_only_columns(sa.func.count())
+    """How many items an annotator holds, with a known answer and without, has judged, has skipped and has flagged."""
+    who = sa.bindparam("annotator_id")
+    is_known = slot.c.kind.in_((assignment.GOLD, assignment.QUALIFICATION))
 
-    def items(state: str) -> sa.ScalarSelect:
-        return (
-            sa.select(sa.func.count(sa.distinct(slot.c.item_id))).where(mine, slot.c.state == state).scalar_subquery()
-        )
+    def items(state: str, *conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect:
+        mine = (slot.c.annotator_id == who) & (slot.c.state == state)
+        return sa.select(sa.func.count(sa.distinct(slot.c.item_id))).where(mine, *conditions).scalar_subquery()
+
+    def answers(kind: str) -> sa.ScalarSelect:
+        found = assignment.current_judgments(kinds=(kind,)).where(judgment.c.annotator_id == who)
+        return found.with_only_columns(sa.func.count()).scalar_subquery()
 
     return sa.select(
-        items("leased").label("leased"),
+        items("leased", ~is_known).label("leased"),
+        items("leased", is_known, slot.c.leased_until > sa.bindparam("now", type_=sa.Float)).label("leased_known"),
         items("judged").label("judged"),
-        passed_by.where(judgment.c.annotator_id == sa.bindparam("annotator_id")).scalar_subquery().label("passed_by"),
+        answers("skip").label("skipped"),
+        answers("flag").label("flagged"),
     )
 
 
@@ -74,6 +80,16 @@ class _Counted:
     total: int
     done: int
     free: int
+    until: float
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What an annotator is told where some items have a known answer: counted at so many answers, good until a time."""
+
+    answers: int
+    planned: int
+    done: int
     until: float
 
 
@@ -106,6 +122,7 @@ class AnnotationService:
         self.random = random or Random()
         self._counts: dict[int, _Counted] = {}
         self._busy: dict[str, tuple[float, int]] = {}  # annotator -> until, items with a free slot that are not theirs
+        self._told: dict[str, _Told] = {}
         # (annotator, campaign ordered by age) -> priority and number of the slot they have come to
         self._places: dict[tuple[str, int], tuple[float, int]] = {}
 
@@ -365,14 +382,25 @@ class AnnotationService:
         with self.store.asking() as connection:
             open_to_them = campaigns.working_campaigns(connection, annotator_id)
             counts = [self._counted(connection, found.id, now) for found in open_to_them]
-            own = connection.execute(_OWN_COUNTS, {"annotator_id": annotator_id}).one()
-            num_busy_and_free = self._busy_and_free(connection, annotator_id, [found.id for found in open_to_them], now)
+            own = connection.execute(_OWN_COUNTS, {"annotator_id": annotator_id, "now": now}).one()
+            numbers = [found.id for found in open_to_them]
+            num_busy_and_free = self._busy_and_free(connection, annotator_id, numbers, now)
+            free = max(sum(found.free for found in counts) - num_busy_and_free, 0)
+            done = sum(found.done for found in counts)
+            answers = own.judged + own.skipped + own.flagged
+            planned = answers + free + own.leased
+            is_left = free + own.leased + own.leased_known > 0
+            if is_left and any(gold.is_used(found.settings) for found in open_to_them):
+                planned += sum(gold.num_ahead(connection, found, annotator_id) for found in open_to_them)
+                planned, done = self._in_steps(annotator_id, _Told(answers, planned, done, now + TOLD_SECONDS), now)
             return Progress(
                 judged=own.judged,
-                skipped=own.passed_by,
-                available=max(sum(found.free for found in counts) - num_busy_and_free, 0) + own.leased,
+                skipped=own.skipped,
+                flagged=own.flagged,
+                available=planned - answers,
                 total=sum(found.total for found in counts),
-                done=sum(found.done for found in counts),
+                done=done,
+                waiting=0 if is_left else assignment.num_waiting_for_others(connection, annotator_id, numbers),
             )
 
     def num_items(self) -> int:
@@ -480,6 +508,21 @@ class AnnotationService:
         if connection.execute(paused.values(state="paused")).rowcount:
             details = {"annotator": annotator_id, "campaign": found.id, "gold": score.n, "right": score.right}
             audit.record(connection, "annotator paused", None, details, at=now)
+
+    def _in_steps(self, annotator_id: str, counted: _Told, now: float) -> tuple[int, int]:
+        """How many items are planned for an annotator and how many are finished, counted anew after some answers.
+
+        Counted after each one, they would say which items had a known answer: those finish nothing.
+        """
+        known = self._told.get(annotator_id)
+        if (
+            known is None
+            or not known.answers - gold.TOLD_AT_A_TIME < counted.answers < known.answers + gold.TOLD_AT_A_TIME
+            or counted.answers >= known.planned
+            or now >= known.until
+        ):
+            known = self._told[annotator_id] = counted
+        return known.planned, known.done
 
     def _counted(self, connection: sa.Connection, campaign_id: int, now: float) -> _Counted:
         """Numbers of a whole campaign; of a large one a few seconds old."""

@@ -214,15 +214,16 @@ class Page {
     }
   }
 
-  #paintProgress({ judged, skipped, available, total, done }) {
-    const mine = judged + skipped + available;
+  #paintProgress({ judged, skipped, flagged, available, total, done }) {
+    const mine = judged + skipped + flagged + available;
     const share = (number) => `${mine ? (100 * number) / mine : 0}%`;
-    const said = t("progress.judged", { judged, mine }) + (skipped ? t("progress.skipped", { skipped }) : "");
+    const passedBy = (skipped ? t("progress.skipped", { skipped }) : "") + (flagged ? t("progress.flagged", { flagged }) : "");
+    const said = t("progress.judged", { judged, mine }) + passedBy;
     const waits = this.desk.mode === "adjudication" && this.desk.waiting !== null;
     this.root.querySelector(".mine").textContent = waits ? t("adjudicate.waiting", { count: this.desk.waiting }) : said;
     this.root.querySelector(".everyone").textContent = t("progress.everyone", { done, total });
     this.root.querySelector(".meter-judged").style.width = share(judged);
-    this.root.querySelector(".meter-skipped").style.width = share(skipped);
+    this.root.querySelector(".meter-skipped").style.width = share(skipped + flagged);
     const meter = this.root.querySelector(".meter");
     meter.setAttribute("aria-valuemax", String(mine));
     meter.setAttribute("aria-valuenow", String(judged));

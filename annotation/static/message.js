@@ -21,7 +21,7 @@ export function message(desk) {
   }
   if (state !== "empty" || !desk.progress) return [];
   if (desk.mode === "adjudication") return [heading(t("adjudicate.none")), p(t("adjudicate.none_why"))];
-  const { total, done } = desk.progress;
+  const { total, done, waiting } = desk.progress;
   // what to do at a command line is for those who may
   const manages = desk.annotator.role === "manager";
   if (total === 0) {
@@ -32,7 +32,9 @@ export function message(desk) {
   const said = t(done === total ? "empty.export" : "empty.export_so_far");
   const exporting = manages ? [p(said), code("rlhf annotate export --store URL --out comparisons.jsonl")] : [];
   if (done === total) return [heading(t("empty.all_done")), p(t("empty.all_judged", { count: total })), ...exporting];
-  return [heading(t("empty.nothing")), p(t("empty.left", { count: total - done })), ...exporting];
+  const left = total - done - waiting;
+  const why = [...(waiting > 0 ? [p(t("empty.waiting", { count: waiting }))] : []), ...(left > 0 ? [p(t("empty.left", { count: left }))] : [])];
+  return [heading(t("empty.nothing")), ...why, p(t("empty.by_itself")), ...exporting];
 }
 
 /** What stands before the work: a guideline to accept, a qualification that was not passed, a pause. */

@@ -135,6 +135,70 @@ def test_qualification_items_are_not_given_to_two_tabs(store: Store, service, fi
     assert service.next_card(ada, "right").card.item_id == card.item_id
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_no_count_says_which_item_is_gold(store: Store, fill, fill_gold, clock, monkeypatch, large: bool) -> None:
+    """Whoever works alone sees each change of the counts, and would know for gold what changes them otherwise."""
+    monkeypatch.setattr("annotation.service.LARGE_STORE", 2 if large else 2000)
+    fill(19)
+    fill_gold(4)
+    set_up(store, gold_share=0.3)
+    service = AnnotationService(store, clock=clock, random=Random(2))
+    ada = service.annotator_of(service.sign_in("Ada")).id
+    seen, golds = [service.progress(ada)], []
+
+    def look() -> None:
+        clock.now += 4
+        seen.append(service.progress(ada))
+
+    on_screen = []
+    while True:
+        while len(on_screen) < 2:  # as the page does: one is shown, one is ready
+            card = service.next_card(ada, "tab", exclude=[each.item_id for each in on_screen]).card
+            look()
+            if card is None:
+                break
+            on_screen.append(card)
+        if not on_screen:
+            break
+        card = on_screen.pop(0)
+        golds.append(int(card.item_id) > 19)
+        say(service, ada, card)
+        if len(seen) == 10:
+            service.undo(ada, "tab", "undo-number-1")
+            look()
+            say(service, ada, card, name="again")
+        look()
+    assert sum(golds[8:]) > 0
+    assert golds.count(False) == 19
+    *told, last = seen
+    assert {each.total for each in seen} == {19}
+    before = [each for each in told if each.judged < len(golds)]
+    # held from one step to the next; the sum of what is answered and what is to come stays, work or gold
+    steps = {}
+    for each in before:
+        steps.setdefault((each.judged + each.available, each.done), set()).add(each.judged)
+    assert all(max(judged) - min(judged) <= 8 for judged in steps.values())
+    assert len(steps) <= 1 + len(golds) // 8
+    if not large:
+        assert {each.judged + each.available for each in before} == {19 + 4}
+    clock.now += 60
+    last = service.progress(ada)
+    assert (last.judged, last.available, last.done, last.waiting) == (len(golds), 0, 19, 0)
+
+
+def test_who_is_done_is_told_what_waits_for_others(service, fill, sign_in) -> None:
+    fill(3, overlap=2)
+    ada, bob = sign_in("Ada"), sign_in("Bob")
+    for _ in range(2):
+        say(service, ada, service.next_card(ada, "tab").card)
+    assert service.progress(ada).waiting == 0
+    say(service, bob, service.next_card(bob, "tab").card)
+    card = service.next_card(ada, "tab").card
+    service.submit(ada, Judgment("judgment-skip", card.item_id, Said("skip")))
+    progress = service.progress(ada)
+    assert (progress.available, progress.total, progress.done, progress.waiting) == (0, 3, 1, 1)
+
+
 def test_gold_comes_in_at_its_share_and_never_twice(store: Store, fill, fill_gold) -> None:
     fill(200)
     fill_gold(40)
@@ -543,7 +607,7 @@ def test_a_flag_gives_the_item_to_others_and_stays_in_the_history(store: Store, 
     card = service.next_card(ada, "tab").card
     service.submit(ada, Judgment("judgment-1", card.item_id, Said("flag", reason="a phone number")))
     assert service.next_card(ada, "tab").card is None
-    assert service.progress(ada).skipped == 1
+    assert (service.progress(ada).skipped, service.progress(ada).flagged) == (0, 1)
     assert service.next_card(bob, "tab").card.item_id == card.item_id
     with pytest.raises(NotHeld, match="others have taken"):
         service.open_again(ada, "tab", card.item_id)

@@ -348,7 +348,7 @@ def test_overlap_never_shows_an_item_twice_to_one_annotator(service, fill, sign_
     for name in "12":
         service.submit(ada, ranking(name, service.next_card(ada, "tab").card.item_id))
     assert service.next_card(ada, "tab").card is None
-    assert service.progress(ada) == Progress(judged=2, skipped=0, available=0, total=2, done=0)
+    assert service.progress(ada) == Progress(judged=2, skipped=0, available=0, total=2, done=0, waiting=2)
     assert service.progress(bob) == Progress(judged=0, skipped=0, available=2, total=2, done=0)
     service.submit(bob, ranking("3", service.next_card(bob, "tab").card.item_id))
     assert service.progress(bob) == Progress(judged=1, skipped=0, available=1, total=2, done=1)

@@ -220,6 +220,7 @@ def test_bad_ones_flags_and_reasons_take_one_or_two_keys(server: Server, judge: 
     page.keyboard.type("the prompt is cut")
     page.keyboard.press("Enter")
     expect(judge.status).to_have_text("Saved: flagged")
+    expect(page.locator(".mine")).to_have_text("1 of 5 judged, 1 skipped, 1 flagged")
     judge.press("f", "1")
     page.wait_for_selector(f"{READY}[data-item='5']")
     judge.press("b")

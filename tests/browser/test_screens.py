@@ -136,6 +136,22 @@ def test_adjudicators_see_what_others_said_and_others_see_no_such_screen(
     assert server.rows("SELECT role FROM judgment ORDER BY number DESC LIMIT 1") == [("adjudication",)]
 
 
+def test_who_has_judged_all_is_told_how_much_waits_for_others(
+    server: Server, new_context: Callable[..., BrowserContext]
+) -> None:
+    server.fill(numbered(3), overlap=2)
+    server.start()
+    judge = Judge(new_context().new_page(), server.url).open("Ada")
+    for count in (1, 2):
+        judge.press("1")
+        judge.saved(count)
+    judge.press("s", "Enter")
+    message = judge.page.locator(".message")
+    expect(message.locator("h2")).to_have_text("Nothing left for you")
+    expect(message).to_contain_text("2 items that you have judged wait for other annotators.")
+    expect(message).to_contain_text("1 item is open in another tab, with another annotator, or skipped or flagged")
+
+
 def test_what_to_do_at_a_command_line_is_told_to_managers_alone(
     server: Server, new_context: Callable[..., BrowserContext]
 ) -> None:

@@ -47,7 +47,7 @@ def test_two_people_with_two_tabs_each_share_a_campaign(
         expect(tab.page.get_by_role("alert")).to_have_count(0)
         tab.page.reload()
         expect(tab.page.locator(".message h2")).to_have_text("All done")
-        expect(tab.page.locator(".everyone")).to_have_text(f"All annotators: {NUM_ITEMS} of {NUM_ITEMS}")
+        expect(tab.page.locator(".everyone")).to_have_text(f"All annotators: {NUM_ITEMS} of {NUM_ITEMS} items finished")
 
 
 def test_three_tabs_of_one_person_judge_at_once(server: Server, new_context: Callable[..., BrowserContext]) -> None:
