@@ -26,8 +26,8 @@ def launched(
     command: Sequence[str], *, check: bool = True, cwd: Path = ROOT, env: Mapping[str, str] = ENVIRONMENT
 ) -> subprocess.CompletedProcess[str]:
     """Run a command and keep what it says; a failure shows its end. Our own modules start in the nursery."""
-    if list(command[:2]) == [sys.executable, "-m"] and command[2].startswith(OURS) and env is ENVIRONMENT:
-        done = NURSERY.run(command[1:], cwd=cwd, timeout=280)
+    if list(command[:2]) == [sys.executable, "-m"] and command[2].startswith(OURS) and NURSERY.takes(env):
+        done = NURSERY.run(command[1:], cwd=cwd, environment=env, timeout=280)
     else:
         done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
     assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"

@@ -31,7 +31,14 @@ class Nursery:
         self.environment = dict(environment)
         self.process: subprocess.Popen[str] | None = None
 
-    def run(self, arguments: Sequence[str], *, cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    def takes(self, environment: Mapping[str, str]) -> bool:
+        """Whether an environment differs from the nursery's in nothing that a module may have read when imported."""
+        both = self.environment.items() ^ environment.items()
+        return all(name.startswith("RLHF_") for name, _ in both)
+
+    def run(
+        self, arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
         """`python ARGUMENTS`, that is `-m MODULE ...`, in a fork.
 
         Raises:
@@ -49,7 +56,8 @@ class Nursery:
         command = [sys.executable, *arguments]
         with tempfile.TemporaryDirectory(prefix="nursery-") as folder:
             out, err = Path(folder) / "out", Path(folder) / "err"
-            request = {"arguments": list(arguments), "cwd": str(cwd), "stdout": str(out), "stderr": str(err)}
+            request = {"arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment)}
+            request |= {"stdout": str(out), "stderr": str(err)}
             assert self.process.stdin is not None
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
@@ -102,6 +110,8 @@ def become(request: Mapping[str, Any]) -> None:
         os.close(opened)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as long as the process lives
     os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
     for seed in (random.seed, numpy.random.seed, torch.seed):
         seed()
     option, module, *rest = request["arguments"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -17,8 +16,9 @@ import httpx
 import pytest
 
 from rlhf.data.comparisons import read_comparisons
+from tests.end_to_end import launching
+from tests.end_to_end.launching import ROOT, launched
 
-ROOT = Path(__file__).resolve().parents[2]
 # Appended to a command, so that it ends soon; nothing of the command itself is changed.
 SHORTENED = {
     "sft": "--max_steps 1 --gradient_accumulation_steps 1",
@@ -28,7 +28,7 @@ SHORTENED = {
     "dpo": "--max_steps 1 --gradient_accumulation_steps 1",
     "evaluate": "--max_new_tokens 8",
 }
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT = dict(launching.ENVIRONMENT)
 
 
 def commands(document: str) -> list[str]:
@@ -49,8 +49,7 @@ def run_all(document: str, folder: Path) -> list[str]:
         if name == "annotate" and rest[0].startswith("--"):
             judge_all(command, folder)
         else:
-            done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
-            assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+            launched(command, cwd=folder, env=ENVIRONMENT)
         names.append(f"{name} {rest[0]}" if rest and not rest[0].startswith("--") else name)
     return names
 
