@@ -47,16 +47,16 @@ def next_item(connection: sa.Connection, annotator_id: str, exclude: Sequence[in
 
 
 def opinions(connection: sa.Connection, item_id: int, order: Sequence[int]) -> tuple[Opinion, ...]:
-    """What annotators said of an item, in the order shown to the adjudicator, under letters."""
+    """What annotators said of an item, in the order shown to the adjudicator; letters are those of the responses."""
     return tuple(
         Opinion(
-            who=chr(ord("A") + number % 26),
+            who=number,
             ranks=tuple(row.ranks[place] for place in order),
             strength=row.strength,
             both_bad=bool(row.both_bad),
             rationale=row.rationale,
         )
-        for number, row in enumerate(_rankings(connection, item_id))
+        for number, row in enumerate(_rankings(connection, item_id), start=1)
     )
 
 

@@ -119,9 +119,9 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What somebody said of an item, for an adjudicator: `who` is a letter, ranks are in the order shown."""
+    """What somebody said of an item, for an adjudicator: `who` counts from 1, ranks are in the order shown."""
 
-    who: str
+    who: int
     ranks: tuple[int, ...]
     strength: float | None
     both_bad: bool

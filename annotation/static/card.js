@@ -63,7 +63,7 @@ function opinionList(opinions) {
     element(
       "li",
       {},
-      element("span", { class: "letter", "aria-hidden": "true" }, opinion.who),
+      element("span", { class: "label" }, t("opinions.who", { number: opinion.who })),
       element("div", {}, element("strong", {}, inWords(opinion)), opinion.rationale ? verbatim(opinion.rationale, "why") : null),
     ),
   );

@@ -319,7 +319,7 @@ def test_who_disagrees_is_decided_by_somebody_else_who_sees_what_was_said(store:
     assert card.kind == "adjudication"
     preferred = {card.responses[opinion.ranks.index(1)].split()[1] for opinion in card.opinions}
     assert preferred == {"first", "second"}
-    assert [opinion.who for opinion in card.opinions] == ["A", "B"]
+    assert [opinion.who for opinion in card.opinions] == [1, 2]  # letters are those of the responses
     assert service.next_adjudication(ada, "tab") == (None, 0)  # not who judged it
     assert service.next_adjudication(sign_in("Dan"), "tab") == (None, 0)  # it is on a screen
     say(service, eve, card, "second")
