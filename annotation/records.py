@@ -39,13 +39,15 @@ class NotHeld(AnnotationError):
 class Annotator:
     """A person. `id` is the pseudonym that judgments carry, `name` what they signed in by.
 
-    `role` is one of `ROLES`; `state` is active, or paused: signed in, but given no work.
+    `role` is one of `ROLES`; `state` is active, or paused: signed in, but given no work; `has_password`: they sign in
+    by one.
     """
 
     id: str
     name: str
     role: str = "annotator"
     state: str = "active"
+    has_password: bool = False
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Sessions:
         if self.accounts.passwords_required:
             self._prolong(token, now, row.created_at, row.expires_at)
         role = row.role if self.accounts.passwords_required or row.has_manager else "manager"
-        return Annotator(row.id, row.name or row.id, role, row.state)
+        return Annotator(row.id, row.name or row.id, role, row.state, bool(row.has_password))
 
     def sign_out(self, token: str) -> None:
         """End a session. Its tabs' leases run out by themselves."""

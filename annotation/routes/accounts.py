@@ -71,7 +71,10 @@ async def sign_in(
         return await _in_turn(request, _come_in, request, service, token, to)
     except (AnnotationError, StoreUnavailable) as error:
         asks = isinstance(error, (PasswordNeeded, WrongPassword, TooManyTries))
-        form = partial(_login_form, accounts, speech, name, speech.of(error), asks, invite, **_status(error))
+        # that a name has a password is no mistake of whoever gave the name
+        place = "hint" if isinstance(error, PasswordNeeded) else "error"
+        said = {place: speech.of(error), **_status(error)}
+        form = partial(_login_form, accounts, speech, name, asks_password=asks, invite=invite, **said)
         return await _in_turn(request, form)
 
 
@@ -317,6 +320,7 @@ def _login_form(
     asks_password: bool = False,
     invite: str = "",
     *,
+    hint: str = "",
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
@@ -327,6 +331,7 @@ def _login_form(
     fields = {
         "name": name,
         "error": error,
+        "hint": hint,
         "invite": invite,
         "everybody": speech.word("login_everybody") if everybody else "",
         "password_off": "" if asks_password else "hidden disabled",

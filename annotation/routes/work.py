@@ -216,9 +216,8 @@ def as_json(said: Said) -> dict[str, Any]:
 
 def state(service: AnnotationService, annotator: Annotator) -> dict[str, Any]:
     """What goes with every answer."""
-    who = {"id": annotator.id, "name": annotator.name, "role": annotator.role}
-    has_password = service.accounts.passwords_required
-    return {"progress": asdict(service.progress(annotator.id)), "annotator": {**who, "has_password": has_password}}
+    who = {name: getattr(annotator, name) for name in ("id", "name", "role", "has_password")}
+    return {"progress": asdict(service.progress(annotator.id)), "annotator": who}
 
 
 def _gate(gate: Gate | None) -> dict[str, Any] | None:

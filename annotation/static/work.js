@@ -15,7 +15,7 @@ export class Work extends Screen {
       tile(t("work.today"), number(work.today)),
       tile(t("work.total"), number(work.total)),
       tile(t("work.active"), duration(work.active_seconds)),
-      tile(t("work.per_hour"), work.per_hour === null ? "–" : number(work.per_hour)),
+      tile(t("work.per_hour"), work.per_hour === null ? "–" : number(Math.round(work.per_hour))),
       tile(t("work.skipped"), number(work.skipped)),
       tile(t("work.flagged"), number(work.flagged)),
     ];

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,10 @@ def test_own_work_shows_the_accuracy_on_gold_with_its_interval(server: Server, j
     expect(page.locator(".gold")).to_contain_text("6 of 8: 75%")
     expect(page.locator(".gold")).to_contain_text("from 41% to 93%")
     expect(page.locator(".tile").first).to_contain_text("8")
+    # a pace is no count: a whole number is as exact as it is
+    pace = page.locator(".tile", has_text="Per active hour").locator("dd").text_content()
+    assert pace is not None
+    assert re.fullmatch(r"[\d,]+", pace)
 
 
 def test_adjudicators_see_what_others_said_and_others_see_no_such_screen(
@@ -178,15 +183,18 @@ def test_a_password_can_be_changed_from_the_menu_where_there_is_one(
     page = Judge(new_context().new_page(), server.url).open("Ada").page
     page.locator(".menu-button").click()
     expect(page.get_by_role("link", name="Change password")).to_be_hidden()
-    server.stop()
+    # also where others come in by their names alone
     store = Store.open(server.store_url)
     Accounts(store).add("Mara", "manager", PASSWORD, by=None)
     store.close()
-    server.flags.append("--accounts")
-    server.start()
     page = new_context().new_page()
     page.goto(server.url)
     page.get_by_label("Your name").fill("Mara")
+    page.keyboard.press("Enter")
+    # asked for is no error
+    expect(page.locator(".hint")).to_have_text("Give your password.")
+    expect(page.locator(".error")).to_be_hidden()
+    expect(page.get_by_label("Your password")).to_have_attribute("aria-invalid", "false")
     page.get_by_label("Your password").fill(PASSWORD)
     page.keyboard.press("Enter")
     page.wait_for_selector(READY)
