@@ -17,6 +17,7 @@ import { speak, t, translate } from "./words.js";
 import { Work } from "./work.js";
 
 const JUDGING = { judge: "work", adjudicate: "adjudication" }; // screens with cards, and which
+const GATE_MS = 1000; // guidelines are not accepted sooner
 const DIALOGS = { help: "help", guidelines: "guide" }; // that their key closes as well
 const ADJUDICATORS = ["adjudicator", "manager"];
 
@@ -210,6 +211,7 @@ class Page {
     place.dataset.of = JSON.stringify([desk.gate, document.documentElement.lang]);
     if (state === "gate" && before !== place.dataset.of) {
       place.replaceChildren(...gate(desk.gate));
+      this.gateAt = performance.now();
       if (this.showsCards) place.focus({ preventScroll: true });
     }
   }
@@ -318,6 +320,12 @@ class Page {
     if (!this.keysOn || this.root.querySelector(":popover-open")) return;
     const key = pressed(event);
     const judging = this.showsCards;
+    if (key === "Enter" && judging && this.desk.state === "gate" && !this.root.querySelector("dialog[open]")) {
+      event.preventDefault();
+      // the Enter that saved a ranking does not accept what comes up at that moment
+      if (this.desk.gate.kind === "guideline" && performance.now() > this.gateAt + GATE_MS) this.#accept();
+      return;
+    }
     const action = key && this.keys.action(key, judging ? (this.desk.front?.responses.length ?? 0) : 0);
     const dialog = this.root.querySelector("dialog[open]");
     if (!action || (dialog && dialog.className !== DIALOGS[action])) return;

@@ -1,6 +1,6 @@
 // What is on the screen where no card is.
 
-import { button, element, rendered } from "./element.js";
+import { button, element, keyButton, rendered } from "./element.js";
 import { percent, t } from "./words.js";
 
 const p = (...parts) => element("p", {}, ...parts);
@@ -44,7 +44,7 @@ export function gate(said) {
       heading(t("gate.guideline", { campaign: said.campaign })),
       element("p", { class: "quiet-text" }, t("gate.read", { version: said.version })),
       rendered(said.html, "paper"),
-      button(t("gate.accept"), "accept", { class: "primary" }),
+      keyButton("Enter", t("gate.accept"), "accept", { class: "primary" }),
     ];
   }
   if (said.kind === "not_qualified") {

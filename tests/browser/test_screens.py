@@ -35,8 +35,12 @@ def test_guidelines_are_accepted_before_the_work_and_read_again_with_a_key(serve
     page.wait_for_selector("[data-state='gate']")
     expect(page.locator(".gate")).to_contain_text("Prefer what is true, then what helps.")
     expect(page.locator(".gate strong")).to_have_text("true")
+    expect(page.get_by_role("button", name="I have read it and will follow it")).to_contain_text("Enter")
     page.keyboard.press("1")
-    page.get_by_role("button", name="I have read it and will follow it").click()
+    page.keyboard.press("Enter")  # meant for what was there a moment before
+    page.wait_for_timeout(1100)
+    expect(page.locator(".gate")).to_be_visible()
+    page.keyboard.press("Enter")
     page.wait_for_selector(READY)
     assert server.rows("SELECT count(*) FROM guideline_ack") == [(1,)]
     judge.press("g")
