@@ -231,4 +231,4 @@ def _history_row(row: HistoryRow) -> dict[str, Any]:
     said = as_json(row.said)
     told = {name: said[name] for name in ("kind", "ranks", "strength", "both_bad", "rationale", "reason")}
     names = ("number", "item_id", "campaign", "at", "revision", "active_ms", "prompt")
-    return {name: getattr(row, name) for name in names} | told
+    return {name: getattr(row, name) for name in names} | told | {"edited": sorted(row.said.edits)}

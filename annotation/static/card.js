@@ -41,7 +41,9 @@ function responseCard(text, html, index, count, edits) {
   const head = element("header", { class: "label" }, label, element("h2", {}, name), element("span", { class: "edited" }), element("span", { class: "rank" }));
   if (edits) {
     const said = t("edit.name", { letter: letter(index) });
+    const drop = t("edit.drop_name", { letter: letter(index) });
     head.append(element("button", { type: "button", class: "quiet", "data-do": `edit:${index}`, "aria-label": said }, t("edit.this")));
+    head.append(element("button", { type: "button", class: "quiet", "data-do": `drop:${index}`, "aria-label": drop, hidden: true }, t("edit.drop")));
   }
   const card = element("article", { class: "response two-views", "data-index": index, "aria-label": name }, head, ...views(text, html));
   if (count > 2) card.append(rankButtons(index, count));
@@ -75,6 +77,7 @@ export function paintDraft(root, draft) {
   const { ranks, cursor, edits, isPair } = draft;
   root.querySelectorAll(".sheet .response").forEach((card, index) => {
     card.querySelector(".edited").textContent = index in edits ? t("edit.done") : "";
+    card.querySelector("[data-do^='drop:']")?.toggleAttribute("hidden", !(index in edits));
     if (isPair) return;
     const rank = ranks[index];
     card.dataset.cursor = String(index === cursor);

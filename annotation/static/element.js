@@ -48,6 +48,28 @@ export function difference(parts, className) {
   return element("div", { class: `verbatim ${className}`, dir: "auto" }, ...parts.map(([kind, text]) => element(tags[kind], {}, text)));
 }
 
+// Blocks between fences and spans between backticks.
+const CODE = /^ {0,3}(`{3,}|~{3,})[^]*?(?:^ {0,3}\1[`~]*|(?![^]))|(`+)(?!`)[^\n]*?[^`\n]\2(?!`)/gm;
+
+/** One of two texts, with what the other one lacks marked; code is set as code. `parts` are `[kind, text]`. */
+export function compared(parts, className) {
+  const whole = parts.map(([, text]) => text).join("");
+  const edges = [...whole.matchAll(CODE)].flatMap((found) => [found.index, found.index + found[0].length]);
+  const made = element("div", { class: `verbatim ${className}`, dir: "auto" });
+  let at = 0;
+  for (const [kind, text] of parts) {
+    const node = element(kind === "equal" ? "span" : "mark", {});
+    const end = at + text.length;
+    for (const to of [...edges.filter((edge) => at < edge && edge < end), end]) {
+      const isCode = edges.filter((edge) => edge <= at).length % 2 === 1;
+      node.append(isCode ? element("code", {}, whole.slice(at, to)) : whole.slice(at, to));
+      at = to;
+    }
+    made.append(node);
+  }
+  return made;
+}
+
 /** A button that says what it does. */
 export function button(label, action, attributes = {}) {
   return element("button", { type: "button", "data-do": action, ...attributes }, label);

@@ -1,7 +1,7 @@
 // What the annotator has judged, newest first. Opening a row judges it again, as a new revision.
 
 import { button, element } from "./element.js";
-import { inWords } from "./judgment.js";
+import { inWords, letter } from "./judgment.js";
 import { Screen } from "./screen.js";
 import { duration, moment, t } from "./words.js";
 
@@ -49,14 +49,16 @@ function further(rows, more) {
 function row(said) {
   const details = [moment(said.at), said.campaign, duration(said.active_ms / 1000)];
   if (said.revision > 1) details.push(t("history.revision", { revision: said.revision }));
+  if (said.edited.length > 0) details.push(t("history.edited", { letters: said.edited.map(letter).join(", ") }));
   const words = inWords(said);
+  const why = said.rationale ?? said.reason;
   return element(
     "li",
     {},
     element("div", { class: "row-prompt", dir: "auto" }, said.prompt),
     element("div", { class: "row-said" }, words),
     element("div", { class: "row-details" }, ...details.map((detail) => element("span", { dir: "auto" }, detail))),
-    said.rationale ? element("div", { class: "row-why", dir: "auto" }, said.rationale) : null,
+    why ? element("div", { class: "row-why", dir: "auto" }, why) : null,
     button(t("history.open"), `history-open:${said.item_id}`, { "aria-label": t("history.open_said", { said: words, prompt: said.prompt.slice(0, 60) }) }),
   );
 }

@@ -4,8 +4,8 @@ import { cardNodes, paintDraft } from "./card.js";
 import { askDetails, closeDetails, focusDetails, paintDetails } from "./details.js";
 import { controls, extras, paintChoice, views } from "./dock.js";
 import { forget, keep, recall } from "./drafts.js";
-import { openEditor } from "./editor.js";
-import { button, difference, element } from "./element.js";
+import { closeEditorBar, openEditor } from "./editor.js";
+import { button, compared, difference, element, verbatim } from "./element.js";
 import { Draft, inWords, letter, standardRanks, withPlainLines } from "./judgment.js";
 import { askReason, closeReason } from "./reasons.js";
 import { Refused, Unreachable } from "./rest.js";
@@ -27,6 +27,7 @@ export class Judging {
     this.prepared = new WeakMap(); // nodes of cards that are not on the screen yet
     this.details = root.querySelector(".details");
     this.reasons = root.querySelector(".reason-form");
+    this.editorBar = root.querySelector(".editor-bar");
   }
 
   #find(selector) {
@@ -67,6 +68,7 @@ export class Judging {
     this.comparing = false;
     closeReason(this.reasons);
     closeDetails(this.details);
+    closeEditorBar(this.editorBar);
     if (draft === null) {
       this.#find(".controls").replaceChildren();
       this.renderExtras();
@@ -101,12 +103,39 @@ export class Judging {
     paintDraft(this.root, this.draft);
     paintChoice(this.root, this.draft);
     paintDetails(this.details, this.draft);
+    this.#paintEdits();
     const view = this.#view();
     this.#find(".sheet").dataset.view = view;
     this.#pressed("view", view === "verbatim");
     this.#pressed("compare", this.comparing);
     this.#pressed("edit", this.draft.editNext);
+    this.#markReason();
     keep(this.desk.annotator.id, this.draft);
+  }
+
+  /** Below a response that is edited: what was changed, or the whole text where the server cannot tell. */
+  #paintEdits() {
+    const { draft } = this;
+    this.root.querySelectorAll(".sheet .response").forEach(async (article, index) => {
+      const text = draft.edits[index];
+      const shown = article.querySelector(".own-edit");
+      if (shown?.text === text) return;
+      shown?.remove();
+      if (text === undefined) return;
+      const made = element("div", { class: "own-edit" }, element("h3", { class: "label" }, t("edit.own")), verbatim(text, "difference"));
+      made.text = text;
+      article.append(made, ...article.querySelectorAll(":scope > .ranks"));
+      const parts = this.page.can.diff ? await this.#difference(withPlainLines(draft.card.responses[index]), text) : null;
+      if (parts !== null) made.lastChild.replaceWith(difference(parts, "difference"));
+    });
+  }
+
+  /** A reason that waits for the choice is seen at its button. */
+  #markReason() {
+    const marked = this.#find('.extras [data-do="rationale"]');
+    if (marked === null) return;
+    marked.dataset.kept = String(this.draft.isReasoned);
+    marked.lastChild.textContent = t(this.draft.isReasoned ? "rationale.is_kept" : "rationale.open");
   }
 
   #pressed(action, is) {
@@ -169,6 +198,7 @@ export class Judging {
     else if (this.editing) this.#toEditor();
     else if (name === "skip" || name === "flag") this.#askReason(name);
     else if (name === "edit") this.#edit(first);
+    else if (name === "drop") this.#drop(first);
     else if (name === "rationale") this.#rationale();
     else if (name === "bad") this.#bad();
     else if (this.draft.isPair) this.#pair(name, first, second);
@@ -258,6 +288,7 @@ export class Judging {
       this.focus();
     } else if (!this.details.hidden) {
       if (this.draft.choice) this.voice.say(t("details.taken_back"));
+      else if (this.draft.isReasoned) this.voice.say(t("rationale.kept"));
       this.draft.choice = null;
       closeDetails(this.details);
       this.paint();
@@ -327,7 +358,7 @@ export class Judging {
       this.paint();
       this.#afterEdit();
     };
-    openEditor(this.root.querySelectorAll(".sheet .response")[place], place, original, draft.typed[place] ?? draft.edits[place] ?? original, {
+    openEditor(this.root.querySelectorAll(".sheet .response")[place], this.editorBar, place, original, draft.typed[place] ?? draft.edits[place] ?? original, {
       compare: (old, text) => this.#difference(old, text),
       typed: (text) => {
         draft.type(place, text);
@@ -355,6 +386,15 @@ export class Judging {
     if (draft.choice === null) this.focus();
     else if (!left && draft.missing.length === 0) this.#submit(draft.judgment);
     else this.#askDetails();
+  }
+
+  /** The response is as it was. */
+  #drop(index) {
+    const { draft } = this;
+    draft.edit(index, draft.card.responses[index]);
+    this.voice.say(t("edit.dropped", { letter: letter(index) }));
+    this.paint();
+    this.focus();
   }
 
   #toEditor() {
@@ -389,7 +429,7 @@ export class Judging {
     this.comparing = true;
     const articles = this.root.querySelectorAll(".sheet .response");
     for (const [index, gone] of [[from, "insert"], [to, "delete"]]) {
-      articles[index].querySelector(".label").after(difference(parts.filter(([kind]) => kind !== gone), "compared"));
+      articles[index].querySelector(".label").after(compared(parts.filter(([kind]) => kind !== gone), "compared"));
     }
     this.voice.say(t("view.compared", { old: letter(from), new: letter(to) }));
     this.paint();

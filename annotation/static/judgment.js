@@ -79,6 +79,10 @@ export class Draft {
     return JSON.stringify(this.written) === this.atFirst;
   }
 
+  get isReasoned() {
+    return this.settings.rationale !== "off" && this.rationale.trim() !== "";
+  }
+
   get isPair() {
     return this.card.responses.length === 2;
   }
@@ -101,7 +105,7 @@ export class Draft {
   /** A text as it was, whatever its line ends, or without a word, is no better one. */
   edit(index, text) {
     delete this.typed[index];
-    if (text.trim() === "" || text === withPlainLines(this.card.responses[index])) delete this.edits[index];
+    if (text.trim() === "" || withPlainLines(text) === withPlainLines(this.card.responses[index])) delete this.edits[index];
     else this.edits[index] = text;
   }
 

@@ -45,6 +45,37 @@ def test_the_better_response_is_edited_and_the_choice_goes_with_it(server: Serve
     assert server.ranked()[original] == 1
 
 
+def test_an_edit_is_shown_when_its_item_is_judged_again_and_can_be_dropped(server: Server, judge: Judge) -> None:
+    server.fill(numbered(4))
+    server.start()
+    page = judge.open("Ada").page
+    original = judge.responses[0]
+    judge.press("e", "1")
+    page.keyboard.type("Better: ")
+    page.keyboard.press("Control+Enter")
+    judge.saved(1)
+    judge.press("f")
+    page.keyboard.type("a phone number")
+    page.keyboard.press("Enter")
+    expect(judge.status).to_have_text("Saved: flagged")
+    judge.press("h")
+    rows = page.locator(".rows li")
+    expect(rows.nth(0)).to_contain_text("a phone number")
+    expect(rows.nth(1)).to_contain_text("edited: A")
+    rows.nth(1).get_by_role("button").click()
+    page.wait_for_selector(f"{READY}[data-item='1']")
+    edit = page.locator(".response").first.locator(".own-edit")
+    expect(edit.locator("ins")).to_contain_text("Better")
+    expect(edit).to_contain_text(f"Better: {original}")
+    page.get_by_role("button", name="Drop the edit of response A").click()
+    expect(judge.status).to_have_text("The edit of response A is dropped")
+    expect(edit).to_have_count(0)
+    expect(page.locator(".edited").first).to_be_empty()
+    judge.press("2")
+    expect(judge.status).to_have_text("Saved: A is better")
+    assert edits(server) == [{original: f"Better: {original}"}, None, None]
+
+
 def test_typing_into_a_long_text_does_not_move_the_page(server: Server, judge: Judge) -> None:
     server.fill([comparison("long", "\n".join(["one line"] * 120), "\n".join(["another"] * 120))])
     server.start()
@@ -267,11 +298,21 @@ def test_a_reason_can_come_before_the_choice(server: Server, judge: Judge) -> No
     server.start()
     page = judge.open("Ada").page
     judge.press("r")
-    page.keyboard.type("s is for skip, not here")
+    page.keyboard.type("s is for skip, ")
+    page.keyboard.press("Escape")
+    # left, it is there as well
+    expect(judge.status).to_have_text("Kept: it goes with your choice")
+    kept = page.get_by_role("button", name="Reason kept")
+    expect(kept).to_be_visible()
+    kept.click()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("not here")
     page.keyboard.press("Control+Enter")
     expect(page.locator(".details")).to_be_hidden()
+    expect(kept).to_be_visible()
     judge.press("8")
     judge.saved(1)
+    expect(page.get_by_role("button", name="Reason", exact=True)).to_be_visible()
     assert server.rows("SELECT rationale FROM judgment") == [("s is for skip, not here",)]
 
 
@@ -317,14 +358,40 @@ def test_texts_are_seen_formatted_verbatim_and_compared(server: Server, judge: J
     expect(page.locator(".response .markdown").first).to_be_hidden()
     expect(page.get_by_text("It is **bold** and old.")).to_be_visible()
     judge.press("d")
-    expect(page.locator(".response").first.locator("del")).to_have_count(1)
-    expect(page.locator(".response").last.locator("ins")).to_have_count(1)
+    marks = page.locator(".response mark")
+    expect(marks).to_have_count(2)
+    assert sorted(marks.all_text_contents()) == ["new", "old"]
     judge.press("d")
     expect(page.locator(".compared")).to_have_count(0)
     # the view stays chosen
     page.reload()
     page.wait_for_selector(READY)
     expect(page.get_by_text("It is **bold** and old.")).to_be_visible()
+
+
+def test_differences_favour_no_side_and_leave_code_as_code(server: Server, judge: Judge) -> None:
+    text = "Try `{}` or:\n```\nprint({})\n```\nIt is {}."
+    server.fill([comparison("Which?", text.format("a", 1, "old"), text.format("b", 2, "new"))])
+    server.start()
+    page = judge.open("Ada").page
+    judge.press("d")
+    marks = page.locator(".response mark")
+    expect(marks).to_have_count(6)
+    properties = ["backgroundColor", "color", "textDecorationLine", "fontSize"]
+    look = f"e => {properties}.map((name) => getComputedStyle(e)[name])"
+    looks = {json.dumps(mark.evaluate(look)) for mark in marks.all()}
+    assert len(looks) == 1
+    assert "none" in looks.pop()
+    # word by word: what is code, and what is not
+    font = "e => getComputedStyle(e).fontFamily.includes('mono')"
+    for side in range(2):
+        found = page.locator(".response").nth(side).locator("mark")
+        in_code = [mark.locator("code").count() == 1 for mark in found.all()]
+        assert in_code == [True, True, False]
+        assert found.first.locator("code").evaluate(font)
+        assert not found.last.evaluate(font)
+        shown = page.locator(".response").nth(side).locator(".compared").text_content()
+        assert shown == judge.responses[side]
 
 
 def test_every_key_can_be_another_one(server: Server, judge: Judge) -> None:
