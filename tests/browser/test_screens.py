@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from annotation.accounts import Accounts
 from annotation.store import Store
-from tests.browser.campaigns import SKY, SOURDOUGH, numbered
+from tests.browser.campaigns import SKY, SOURDOUGH, comparison, numbered
 from tests.browser.judge import READY, Judge
 from tests.browser.model import Model
 from tests.browser.server import Server
@@ -231,6 +231,42 @@ def test_no_key_is_named_where_there_is_no_keyboard(server: Server, new_context:
     judge.page.wait_for_selector(f"{READY}[data-item='2']")
     judge.page.get_by_role("button", name="Response B is better").tap()
     expect(judge.page.locator(".mine")).to_contain_text("2 of ")
+
+
+def test_on_a_phone_all_is_in_view_and_stands_in_one_order(
+    server: Server, new_context: Callable[..., BrowserContext]
+) -> None:
+    long = "\n".join(["one line"] * 120)
+    server.fill([comparison("long", long, long + " and more"), *numbered(2)])
+    server.ask_for(live=True)
+    server.start()
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "locale": "de-DE"}
+    page = new_context(**phone).new_page()
+    page.goto(server.url)
+    page.locator("#name").fill("Ada")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(READY)
+    expect(page.locator(".screens a[href='#live']")).to_be_visible()
+    for shown in page.locator(".screens a:visible, .extras button:visible, .scale button").all():
+        box = shown.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360, shown.text_content()
+    for strength in (1, 2, 3):
+        boxes = [button.bounding_box() for button in page.locator(f".scale .strength-{strength}").all()]
+        assert len({round(box["x"]) for box in boxes if box}) == 1
+    # what ends the editor stays in view
+    page.locator("[data-do='edit:0']").tap()
+    expect(page.locator(".status")).to_have_text("Antwort A wird bearbeitet")
+    for place in (0, 10**6):
+        page.evaluate(f"scrollTo(0, {place})")
+        for name in ("Text speichern", "Verlassen"):
+            expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    expect(page.locator(".controls")).to_be_hidden()
+    page.get_by_label("Besserer Text").fill("kurz")
+    page.get_by_role("button", name="Text speichern").tap()
+    expect(page.locator(".own-edit")).to_contain_text("kurz")
+    expect(page.locator(".controls")).to_be_visible()
 
 
 @pytest.mark.parametrize("streams", ["streamed", "refused", "held back"])
