@@ -266,6 +266,8 @@ def test_on_a_phone_all_is_in_view_and_stands_in_one_order(
     page.get_by_label("Besserer Text").fill("kurz")
     page.get_by_role("button", name="Text speichern").tap()
     expect(page.locator(".own-edit")).to_contain_text("kurz")
+    expect(page.locator(".edited").first).to_have_text("bearbeitet")
+    assert page.evaluate("innerWidth") == 360  # it grows with what is too wide
     expect(page.locator(".controls")).to_be_visible()
 
 
