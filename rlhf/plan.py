@@ -10,6 +10,7 @@ from pathlib import Path
 from rlhf.engine.memory import (
     ModelShape,
     RunShape,
+    check_last_layers,
     gathered_bytes_per_step,
     memory_parts,
     passes_per_step,
@@ -69,6 +70,7 @@ class PlanArguments:
         for name in ("gpu_memory", "tflops", "link"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        check_last_layers(self.lora_last_layers)
         if self.micro_batch_tokens < 0:
             raise ValueError(f"micro_batch_tokens is {self.micro_batch_tokens}: it must be at least 0")
 
@@ -97,6 +99,7 @@ def model_shape(name: str) -> ModelShape:
 
 def first_that_fits(model: ModelShape, args: PlanArguments) -> tuple[RunShape, bool]:
     """The run that costs least time, ZeRO-2 before ZeRO-3, and whether it fits; the smallest where none does."""
+    check_last_layers(args.lora_last_layers, model.layers)
     room = args.gpu_memory * 1e9 * USABLE - RUNTIME_BYTES
     for zero in [args.zero] if args.zero is not None else [2, 3] if args.gpus > 1 else [0]:
         wanted = RunShape(

@@ -35,6 +35,8 @@ from rlhf.engine.quantization import compute_in_full, loading_config
 
 logger = logging.getLogger(__name__)
 
+ROWS_FIXED = {"gpt_bigcode"}  # models that give their output the shape of their input
+
 
 @dataclass(frozen=True)
 class Role:
@@ -291,6 +293,10 @@ class Backbone(nn.Module):
         """Compute activations again in the backward pass instead of keeping them; called by the Trainer."""
         settings = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
         self.model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings, **kwargs)
+        if not settings["use_reentrant"]:
+            # transformers asks for it on behalf of reentrant checkpointing; layers before the first adapter would be
+            # computed again and walked back through, for nothing
+            self.model.disable_input_require_grads()
 
 
 def load_causal_lm(path: str, *, dtype: torch.dtype, quantization: str = "none") -> PreTrainedModel:
@@ -394,7 +400,9 @@ def _longest_sequence(model: PreTrainedModel) -> int | None:
 
 
 def decoder_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
-    """The layers that a model runs one after the other; empty where they cannot be told."""
+    """The layers that a model runs one after the other; empty where they cannot be told, or rows must stay as many."""
+    if model.config.model_type in ROWS_FIXED:
+        return []
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     lists = (module for module in model.base_model.modules() if isinstance(module, nn.ModuleList))
     return next((list(layers) for layers in lists if len(layers) == count), [])

@@ -46,6 +46,8 @@ def _routed_forward(layer: lora.Linear, adapters_by_row: list[str | None], x: to
     Each row is a matrix product of its own, so that what a role computes does not depend, down to the last bit,
     on which roles stand beside it; and all processes walk the adapters in the same order, as ZeRO-3 demands.
     """
+    if len(x) == 1 and not any(adapter in layer.lora_A for adapter in adapters_by_row):
+        adapters_by_row = [None]  # a row that all roles of the pass share still
     if len(x) != len(adapters_by_row):
         raise ValueError(
             f"a layer with an adapter got input of shape {tuple(x.shape)} for {len(adapters_by_row)} roles: this "

@@ -106,6 +106,18 @@ class ModelShape:
         return (last_layers or self.layers) * sum(r * (inputs + outputs) for inputs, outputs in self.linears)
 
 
+def check_last_layers(count: int, num_layers: int | None = None) -> None:
+    """Refuse a number of layers that no model has, or not one of `num_layers`.
+
+    Raises:
+        ValueError: with what is possible.
+    """
+    if count < 0:
+        raise ValueError(f"lora_last_layers is {count}: it must be at least 0, which is all layers")
+    if num_layers is not None and count > num_layers:
+        raise ValueError(f"lora_last_layers is {count}: the model has {num_layers} layers; choose at most that")
+
+
 @dataclass(frozen=True)
 class RunShape:
     """What of a run decides its memory and its operations, for one process.

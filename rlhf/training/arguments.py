@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from peft import LoraConfig
 from transformers import PretrainedConfig, TrainingArguments
 
+from rlhf.engine.memory import check_last_layers
 from rlhf.engine.precision import multiplies_bfloat16
 from rlhf.engine.quantization import check_quantization
 from rlhf.training.run_folder import CONFIG
@@ -93,29 +94,24 @@ class ModelArguments:
             return self.lora_target_modules
         return [name.strip() for name in self.lora_target_modules.split(",")]
 
-    def lora_config(self, model: PretrainedConfig) -> LoraConfig:
+    def lora_config(self, config: PretrainedConfig) -> LoraConfig:
         """The adapter's settings on a model of this configuration.
 
         Raises:
             ValueError: it has fewer layers than lora_last_layers.
         """
+        num_layers = config.get_text_config().num_hidden_layers
+        check_last_layers(self.lora_last_layers, num_layers)
+        left_out = range(num_layers - self.lora_last_layers) if self.lora_last_layers else range(0)
+        pattern = rf"(.*\.)?(layers|h|blocks)\.({'|'.join(map(str, left_out))})\..*"
         return LoraConfig(
             r=self.lora_r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
             target_modules=self.lora_targets,
-            exclude_modules=self._layers_left_out(model.get_text_config().num_hidden_layers),
+            exclude_modules=pattern if left_out else None,
             task_type="CAUSAL_LM",
         )
-
-    def _layers_left_out(self, num_layers: int) -> str | None:
-        """A pattern of the names of what lies in the layers without an adapter."""
-        if self.lora_last_layers > num_layers:
-            raise ValueError(
-                f"lora_last_layers is {self.lora_last_layers}: the model has {num_layers} layers; choose at most that"
-            )
-        left_out = range(num_layers - self.lora_last_layers) if self.lora_last_layers else range(0)
-        return rf"(.*\.)?({'|'.join(map(str, left_out))})\..*" if left_out else None
 
     def check_model_arguments(self) -> None:
         """Settle the type of the weights, and refuse values that no run can use."""
@@ -123,8 +119,7 @@ class ModelArguments:
         for name in ("max_prompt_length", "max_response_length", "lora_r", "lora_alpha"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.lora_last_layers < 0:
-            raise ValueError(f"lora_last_layers is {self.lora_last_layers}: it must be at least 0, which is all layers")
+        check_last_layers(self.lora_last_layers)
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout is {self.lora_dropout}: it must be at least 0 and below 1")
 

@@ -9,6 +9,7 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from accelerate import PartialState
 
 from rlhf.data.chat import Chat, Truncation
 from rlhf.data.comparisons import Comparison
+from rlhf.engine.adapters import last_layers
 from rlhf.engine.free_memory import free_bytes
 from rlhf.engine.memory import ModelShape, RunShape
 from rlhf.engine.memory_choice import RUNTIME_BYTES, budgets, choose, planned_bytes
@@ -132,8 +134,7 @@ def run_shape(stage: str, args: StageArguments, groups: Sequence[Group]) -> RunS
         weight_bytes=DTYPES[args.dtype].itemsize,
         quantised_bytes=QUANTISED_BYTES.get(args.quantization),
         lora_r=args.lora_r,
-        # PPO's value model starts from the reward model, which may have adapters on all layers
-        lora_last_layers=0 if is_ppo and args.reward_model else args.lora_last_layers,
+        lora_last_layers=_trained_layers(args),
         rollout_rows=args.rollout_batch_rows if is_ppo else 0,
         shared_value=is_ppo and args.value_model != "adapter",
         members=len(args.reward_model) if is_ppo else getattr(args, "num_members", 1),
@@ -142,6 +143,14 @@ def run_shape(stage: str, args: StageArguments, groups: Sequence[Group]) -> RunS
         gpus=args.world_size,
         zero=_zero_stage(args),
     )
+
+
+def _trained_layers(args: StageArguments) -> int:
+    """The last layers that are trained; 0: all. PPO's value model has adapters where the reward model has them."""
+    counts = [args.lora_last_layers]
+    if isinstance(args, PPOArguments) and args.reward_model and args.value_model == "adapter":
+        counts.append(last_layers(Path(args.reward_model[0])))
+    return 0 if 0 in counts else max(counts)
 
 
 def longest_rollouts(args: PPOArguments, chat: Chat, prompts: Sequence[Comparison]) -> list[Group]:

@@ -14,9 +14,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from rlhf.data.chat import Chat
 from rlhf.data.comparisons import Comparison, read_comparisons
+from rlhf.engine.memory import check_last_layers
 from rlhf.engine.sources import ModelSource, resolve_model
 from rlhf.training import checkpoints
 from rlhf.training.arguments import ModelArguments, StageArguments
+from rlhf.training.checks.model_files import ModelSettings
 from rlhf.training.hub_data import read_files_or_hub
 from rlhf.training.run_folder import RunFolder
 from rlhf.training.tracking import follow
@@ -60,7 +62,7 @@ def find_backbone(arguments: StageArguments) -> ModelSource:
     """Find the model that a stage trains adapters on, and seed what is drawn from here on.
 
     Raises:
-        ValueError: there is no such model, or it is an adapter.
+        ValueError: there is no such model, it is an adapter, or has fewer layers than are to get adapters.
     """
     source = resolve_model(arguments.model)
     if source.adapter is not None:
@@ -68,6 +70,7 @@ def find_backbone(arguments: StageArguments) -> ModelSource:
             f"model is {arguments.model}, an adapter on {source.backbone}: stages start from a backbone; "
             "name that, or merge the adapter first"
         )
+    check_last_layers(arguments.lora_last_layers, ModelSettings.read(source.backbone).config.get("num_hidden_layers"))
     # adapters are drawn before a trainer exists that would seed; all runs and processes must draw the same
     set_seed(arguments.seed)
     return source

@@ -1,7 +1,8 @@
 """Commands as forks of one process that has imported what all of them import: seconds for each are saved.
 
-A fork is a process of its own with arguments, folder, output and exit status of its own. It shares the seed of
-hashes with other forks of a session and nothing else that a command could find: random numbers are seeded anew.
+A fork is a process of its own with arguments, folder, environment, output and exit status of its own. It shares the
+seed of hashes with other forks of a session and nothing else that a command could find: random numbers are seeded
+anew.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 PRELOADED = ("datasets", "pandas", "trl", "rlhf.train_sft", "rlhf.train_dpo", "rlhf.train_ppo", "reward.train_reward")
+START_SECONDS = 200
 
 
 class Nursery:
-    """Started with the first command, ended with the process that asks."""
+    """Started with the first command, and anew after one that did not end in time."""
 
     def __init__(self, root: Path, environment: Mapping[str, str]):
         self.root = root
         self.environment = dict(environment)
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def takes(self, environment: Mapping[str, str]) -> bool:
         """Whether an environment differs from the nursery's in nothing that a module may have read when imported."""
@@ -44,6 +48,38 @@ class Nursery:
         Raises:
             subprocess.TimeoutExpired: it took longer, and was killed.
         """
+        command = [sys.executable, *arguments]
+        with tempfile.TemporaryDirectory(prefix="nursery-") as folder:
+            out, err = Path(folder) / "out", Path(folder) / "err"
+            request = {"arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment)}
+            request |= {"stdout": str(out), "stderr": str(err)}
+            process = self._started()
+            child = None
+            try:
+                os.write(process.stdin.fileno(), json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
+                child = _number(process, START_SECONDS)
+                status = _number(process, timeout)
+            except BaseException as error:
+                if child is not None:
+                    os.killpg(child, signal.SIGKILL)
+                    with suppress(TimeoutError, EOFError):
+                        _number(process, 20)  # it has ended
+                # what came too late would be taken for the answer to the next command
+                self.close()
+                if not isinstance(error, TimeoutError):
+                    raise
+                said = [path.read_text() if path.exists() else "" for path in (out, err)]
+                raise subprocess.TimeoutExpired(command, timeout, *said) from None
+            return subprocess.CompletedProcess(command, status, out.read_text(), err.read_text())
+
+    def close(self) -> None:
+        """End the process that commands are forked from; the next command starts another."""
+        if self.process is not None:
+            self.process.kill()
+            with self.process:  # waits, and closes its pipes
+                self.process = None
+
+    def _started(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
                 [sys.executable, __file__],
@@ -51,31 +87,22 @@ class Nursery:
                 env=self.environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                text=True,
+                bufsize=0,
             )
-        command = [sys.executable, *arguments]
-        with tempfile.TemporaryDirectory(prefix="nursery-") as folder:
-            out, err = Path(folder) / "out", Path(folder) / "err"
-            request = {"arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment)}
-            request |= {"stdout": str(out), "stderr": str(err)}
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            child = int(self._line(60))
-            try:
-                status = int(self._line(timeout))
-            except TimeoutError:
-                os.killpg(child, signal.SIGKILL)
-                self._line(60)
-                raise subprocess.TimeoutExpired(command, timeout, out.read_text(), err.read_text()) from None
-            return subprocess.CompletedProcess(command, status, out.read_text(), err.read_text())
+        return self.process
 
-    def _line(self, timeout: float) -> str:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], timeout)[0]:
+
+def _number(process: subprocess.Popen[bytes], timeout: float) -> int:
+    """The next line, a number; read byte by byte, since what a buffer holds is nothing that one could wait for."""
+    assert process.stdout is not None
+    deadline, line = time.monotonic() + timeout, b""
+    while not line.endswith(b"\n"):
+        if not select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
             raise TimeoutError
-        return self.process.stdout.readline()
+        if not (read := os.read(process.stdout.fileno(), 1)):
+            raise EOFError(f"the process that commands are forked from has ended with status {process.wait()}")
+        line += read
+    return int(line)
 
 
 def serve() -> None:

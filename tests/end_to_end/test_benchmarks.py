@@ -136,8 +136,7 @@ def test_an_update_of_ppo_beside_trl() -> None:
     assert numbers["peer"]["response_lengths"] == [6]
 
 
-@pytest.mark.slow
-def test_adapters_on_the_last_layers_cost_less(tiny_chat_model, capsys) -> None:
+def test_what_adapters_on_the_last_layers_cost_is_told(tiny_chat_model, capsys) -> None:
     last_layers.main(["--model", str(tiny_chat_model), "--members", "2", "--last_layers", "1", "--repeats", "1"])
     told, header, *rows = capsys.readouterr().out.splitlines()
     assert told.startswith("2 reward models, 900 tokens, ")
@@ -146,6 +145,7 @@ def test_adapters_on_the_last_layers_cost_less(tiny_chat_model, capsys) -> None:
     assert rows[0].split()[-3] == rows[0].split()[-1] == "1.00"
 
 
+@pytest.mark.slow
 def test_growth_says_how_time_goes_with_tokens() -> None:
     flags = ["--model", "random:tiny", "--prompt_length", 16, "--response_length", 8, "--batch", 1]
     numbers = measured("reward", *flags, "--growth", "length", peer=False)

@@ -123,6 +123,39 @@ def test_a_scorer_that_gives_nan_stops_the_run_where_it_can_go_on(tiny_chat_mode
     assert not (tmp_path / "ppo" / "value").exists()
 
 
+def test_a_policy_on_the_last_layer_is_trained_against_a_reward_model_on_all(
+    tiny_chat_model, reward_model, data, tmp_path, rlhf
+) -> None:
+    common = ["--model", tiny_chat_model, *SMALL, "--max_new_tokens", 6, "--prompt_file", data / "prompts.jsonl"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    rlhf("ppo", *common, "--reward_model", reward_model, "--lora_last_layers", 1, "--output_dir", first)
+    assert logged(first)[0]["policy/first_ratio_error"] == 0
+    assert all(".layers.1." in name for name in load_file(first / "adapter_model.safetensors"))
+    rlhf("ppo", *common, "--reward_model", reward_model, "--policy_adapter", first, "--output_dir", second)
+    assert yaml.safe_load((second / "config.yaml").read_text())["lora_last_layers"] == 1
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_adapters_on_more_layers_than_there_are_are_refused_before_anything_is_written(
+    tiny_chat_model, data, tmp_path, rlhf, stage
+) -> None:
+    file = data / ("demonstrations.jsonl" if stage == "sft" else "pairs.jsonl")
+    flags = [
+        "--model",
+        tiny_chat_model,
+        "--train_file",
+        file,
+        "--lora_last_layers",
+        3,
+        "--output_dir",
+        tmp_path / "run",
+    ]
+    done = rlhf(stage, *flags, check=False)
+    assert done.returncode == 2
+    assert "lora_last_layers is 3: the model has 2 layers; choose at most that" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_ppo_without_a_value_model_goes_on_from_an_earlier_policy(
     tiny_chat_model, reward_model, data, tmp_path, rlhf
 ) -> None:

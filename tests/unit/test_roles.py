@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, GPTBigCodeConfig, LlamaConfig
 
 from rlhf.engine.adapters import (
     adapter_tensors,
@@ -134,6 +135,47 @@ def test_layers_without_an_adapter_are_computed_once_and_change_no_bit(tiny_mode
             alone.logprobs.sum().backward()
             parameters = backbone.adapter_parameters("policy")
             assert all(parameters[name].grad.equal(gradient) for name, gradient in beside.items())
+
+
+def test_roles_with_adapters_on_different_layers_meet_in_any_pass(tiny_model, fill_adapter) -> None:
+    backbone = Backbone(tiny_model(num_hidden_layers=4))
+    for number, (name, count) in enumerate({"policy": 1, "value": 2, "reward": 0}.items()):
+        settings = ModelArguments(lora_r=4, lora_alpha=8, lora_last_layers=count)
+        backbone.add_adapter(name, settings.lora_config(backbone.config))
+        fill_adapter(backbone, name, seed=number)
+    for name in ("value", "reward"):
+        torch.nn.init.normal_(backbone.add_head(name).linear.weight)
+    alone = {role.name: backbone(BATCH, [role])[role.name] for role in ROLES}
+    for roles in (those for count in (2, 3, 4) for those in permutations(ROLES, count)):
+        for name, output in backbone(BATCH, roles).items():
+            for field in FIELDS:
+                one, other = getattr(alone[name], field), getattr(output, field)
+                assert (one is None and other is None) or one.equal(other), (name, field)
+
+
+def test_checkpointing_computes_no_layer_before_the_first_adapter_again(tiny_model, fill_adapter) -> None:
+    backbone = Backbone(tiny_model(num_hidden_layers=4))
+    backbone.add_adapter("policy", ModelArguments(lora_r=4, lora_last_layers=1).lora_config(backbone.config))
+    fill_adapter(backbone, "policy")
+    backbone.train_only(adapters=["policy"])
+    backbone.train()
+    backbone.activation_checkpointing_enable()
+    ran: list[int] = []
+    for index in range(4):
+        layer = backbone.model.get_submodule(f"model.layers.{index}.mlp")
+        layer.register_forward_pre_hook(lambda _, args, index=index: ran.append(index))
+    backbone(BATCH, [POLICY, REFERENCE])["policy"].logprobs.sum().backward()
+    assert ran == [0, 1, 2, 3, 3]
+
+
+def test_a_model_whose_rows_must_stay_as_many_shares_no_layers(tiny_model, fill_adapter) -> None:
+    settings = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    backbone = Backbone(tiny_model(GPTBigCodeConfig, **settings))
+    backbone.add_adapter("policy", ModelArguments(lora_r=4, lora_last_layers=1).lora_config(backbone.config))
+    fill_adapter(backbone, "policy")
+    together = backbone(BATCH, [REFERENCE, POLICY])
+    assert together["policy"].logprobs.equal(backbone(BATCH, [POLICY])["policy"].logprobs)
+    assert not together["policy"].logprobs.equal(together["reference"].logprobs)
 
 
 def test_an_adapter_on_the_last_layers_is_told_from_one_on_all(tiny_model, tmp_path) -> None:

@@ -80,7 +80,7 @@ def check_inputs(
     if args.quantization == "none" and not is_deepspeed_zero3_enabled():
         report.add("memory", check_memory(weights, torch.device("cpu")))
     report.add("dtype", check_dtype(DTYPES[args.dtype], args.device))
-    adapter = adapter_weights(settings, args.lora_r)
+    adapter = adapter_weights(settings, args.lora_r, args.lora_last_layers)
     kept = 0 if args.resume_from_checkpoint else args.save_total_limit or 1  # those of a resumed run are there
     written = checkpoint_bytes(num_adapters * adapter, kept, num_standing * adapter) + (weights if writes_model else 0)
     report.add("disk", check_disk(written, Path(str(args.output_dir))))

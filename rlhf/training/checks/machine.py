@@ -46,10 +46,10 @@ def check_dtype(dtype: torch.dtype, device: torch.device) -> Iterator[Finding]:
         )
 
 
-def adapter_weights(settings: ModelSettings, lora_r: int) -> int:
-    """Weights of a LoRA adapter on all linear layers; 0 where config.json does not say how large these are."""
+def adapter_weights(settings: ModelSettings, lora_r: int, last_layers: int = 0) -> int:
+    """Weights of a LoRA adapter on the linear layers of all or the last decoder layers; 0 where sizes are missing."""
     try:
-        return ModelShape.from_config(settings.config).adapter_weights(lora_r)
+        return ModelShape.from_config(settings.config).adapter_weights(lora_r, last_layers)
     except ValueError:
         return 0
 
