@@ -32,10 +32,16 @@ class Overview:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast judgments come in, and when the rest will be done: none where no pace can be told, as `note` says."""
+    """How fast judgments come in, and when the rest will be done: none where no pace can be told, as `note` says.
+
+    Attributes:
+        last_hour: judgments of it.
+        per_hour: as in the last 24 hours; None before the first one is an hour old.
+        hours_left, done_at: at that pace; `done_at` in seconds since 1970.
+    """
 
     last_hour: int
-    per_hour: float
+    per_hour: float | None
     hours_left: float | None
     done_at: float | None
     note: str

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from annotation.stats.estimates import Estimate, bootstrap, interval, kinds_of
 from annotation.stats.labels import Labels
+from annotation.stats.remarks import remark
 from annotation.stats.table import Votes, pair_labels, strength_labels
 
 # What people reach when they say which of two responses is better: the share of equal answers of two of them in
@@ -65,12 +66,12 @@ def alpha(labels: Labels, level: str, *, resamples: int = 1000, seed: int = 0, c
     counts = labels.counts()
     shared = counts.sum(axis=1) >= 2
     if not shared.any():
-        return Estimate(None, None, None, 0, "no item was judged by two annotators")
+        return Estimate(None, None, None, 0, remark("alone"))
     counts, item_of_unit = counts[shared], labels.item_of_unit[shared]
     items, item_of_unit = np.unique(item_of_unit, return_inverse=True)
     used = np.flatnonzero(counts.sum(axis=0))
     if len(used) == 1:
-        note = f"everyone agreed: all votes say {labels.classes[used[0]]}"
+        note = remark("unanimous", label=labels.classes[used[0]])
         return Estimate(None, None, None, len(items), note)
     counts = counts[:, used]
     value = float(krippendorff.alpha(value_counts=counts, level_of_measurement=level))
@@ -79,8 +80,8 @@ def alpha(labels: Labels, level: str, *, resamples: int = 1000, seed: int = 0, c
         kind, lambda weights: _alphas(weights @ kinds, len(used), level), resamples=resamples, seed=seed
     )
     unanimous = int(np.isnan(samples).sum())
-    note = f"{unanimous} of {resamples} resamples were unanimous and left out" if unanimous else ""
-    return Estimate(value, *interval(samples, confidence), len(items), note)
+    left_out = remark("resamples", unanimous=unanimous, resamples=resamples) if unanimous else ""
+    return Estimate(value, *interval(samples, confidence), len(items), left_out)
 
 
 def kappa_matrix(votes: Votes) -> KappaMatrix:
@@ -128,7 +129,7 @@ def percent_agreement(
     judged = counts.sum(axis=1)
     shared = judged >= 2
     if not shared.any():
-        return Estimate(None, None, None, 0, "no item was judged by two annotators")
+        return Estimate(None, None, None, 0, remark("alone"))
     counts, judged = counts[shared], judged[shared]
     agreed = (counts * (counts - 1)).sum(axis=1) / (judged * (judged - 1))
     items, item_of_unit = np.unique(labels.item_of_unit[shared], return_inverse=True)

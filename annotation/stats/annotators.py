@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 from annotation.stats.bias import pace
 from annotation.stats.estimates import Estimate, share
 from annotation.stats.labels import Labels
+from annotation.stats.remarks import Remark, remark
 from annotation.stats.table import Votes, VoteTable, pair_labels, table_of
 
 # Of all annotators, so many are taken not to read before anything is known of them.
@@ -42,10 +43,14 @@ SHOWN_BY = 1 / 3
 # had been seen. A slight bias is human.
 FIRMNESS = 40.0
 # Repeats are looked for one, two and three votes back: LLLL, LRLR, LRTLRT.
-LAGS = {1: "the vote before", 2: "two votes before", 3: "three votes before"}
+LAGS = (1, 2, 3)
 # Whoever does not read takes about a fifth of the others' time; for all, up to a factor of e^0.5 is usual.
 HASTE = math.log(0.2)
 HASTE_SPREAD = 0.5
+# Whoever reads is right in at least so many cases, where there are two answers: knowing 0.2 and guessing the rest.
+READERS_RIGHT = 0.6
+ENOUGH = 30  # cases with the others, so that they say something
+Sign = tuple[float, list[Remark]]  # evidence, and what to say of it
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,12 @@ class Suspicion:
     Attributes:
         annotator: whom it is about.
         score: between 0 and 1; about a tenth where nothing is known. No verdict: nobody is banned by it.
-        reasons: what speaks for it, in words; what speaks most comes first.
+        reasons: what speaks for it, in words; what speaks most comes first. Where the cases are too few to say, that.
     """
 
     annotator: str
     score: float
-    reasons: list[str]
+    reasons: list[Remark]
 
 
 def gold_accuracy(votes: Votes, gold: Mapping[str, Sequence[int]]) -> dict[str, Estimate]:
@@ -136,15 +141,15 @@ def suspicions(votes: Votes, gold: Mapping[str, Sequence[int]] | None = None) ->
         signs.sort(key=lambda sign: -sign[0])
         prior = math.log(SUSPECTS_BEFORE / (1 - SUSPECTS_BEFORE))
         total = prior + math.fsum(max(-MOST_EVIDENCE, min(MOST_EVIDENCE, evidence)) for evidence, _ in signs)
-        reasons = [reason for evidence, reason in signs if evidence >= REASON_EVIDENCE]
+        reasons = [reason for evidence, of_sign in signs if evidence >= REASON_EVIDENCE for reason in of_sign]
         found.append(Suspicion(annotator, 0.5 * (1 + math.tanh(total / 2)), reasons))
     return sorted(found, key=lambda suspicion: (-suspicion.score, suspicion.annotator))
 
 
 def _agreement_signs(
     labels: Labels, gold: Mapping[str, Sequence[int]], right: Mapping[str, Estimate]
-) -> dict[str, tuple[float, str]]:
-    """Annotator -> evidence and reason.
+) -> dict[str, Sign]:
+    """Annotator -> evidence and reasons.
 
     An annotator who knows with probability p gives the label l where c is true with probability
     p [l = c] + (1 - p) share(l). What is true is judged from the others' votes.
@@ -195,38 +200,45 @@ def _agreement_signs(
     usual = float(np.median(rates[num_shared > 0])) if shared.any() else 0.0
     signs = {}
     for code, name in enumerate(labels.annotators):
-        words = []
-        if num_shared[code]:
-            words.append(
-                f"agrees with the others in {rates[code]:.0%} of {num_shared[code]} cases (usual: {usual:.0%})"
-            )
-        if right[name].value is not None:
-            words.append(f"is right on {right[name].value:.0%} of {right[name].n} gold items")
-        signs[name] = float(evidence[code]), " and ".join(words)
+        agreeing = share(float(rates[code] * num_shared[code]), int(num_shared[code]))
+        signs[name] = float(evidence[code]), _out_of_line(agreeing, usual, right[name])
     return signs
 
 
-def _left_sign(of_one: VoteTable) -> tuple[float, str]:
+def _out_of_line(agreeing: Estimate, usual: float, right: Estimate) -> list[Remark]:
+    """What an annotator's agreement with the others, and with gold, is suspected for: what chance hardly explains."""
+    found = []
+    if agreeing.value is not None and agreeing.high is not None and agreeing.high < usual:
+        found.append(remark("agreement", rate=agreeing.value, count=agreeing.n, usual=usual))
+    if right.value is not None and right.high is not None and right.high < READERS_RIGHT:
+        found.append(remark("gold", rate=right.value, count=right.n))
+    if found:
+        return found
+    if agreeing.value is None or agreeing.n < ENOUGH:
+        return [remark("few", shared=agreeing.n, gold=right.n)]
+    return [remark("guessing", rate=agreeing.value, count=agreeing.n, usual=usual)]
+
+
+def _left_sign(of_one: VoteTable) -> Sign:
     """Whether the response shown leftmost wins far too often, or too seldom."""
     shown = np.where(of_one.shown >= 0, of_one.shown_ranks, np.iinfo(np.int64).max)
     best = shown == shown.min(axis=1, keepdims=True)
     decided = best.sum(axis=1) == 1
     total = int(decided.sum())
     if not total:
-        return 0.0, ""
+        return 0.0, []
     left = int(best[decided, 0].sum())
     chance = math.fsum(1 / of_one.size[decided]) / total
     p_value = binomtest(left, total, chance).pvalue
-    expected = f"about {chance * total:.0f} without a bias, p = {p_value:.1g}"
-    reason = f"chose the left response in {left} of {total} decided votes ({expected})"
-    return _shown_by_some(_off_chance(left, total, chance)), reason
+    reason = remark("left", left=left, count=total, expected=chance * total, p_value=p_value)
+    return _shown_by_some(_off_chance(left, total, chance)), [reason]
 
 
-def _repeating_sign(of_one: VoteTable, chance: Mapping[int, float]) -> tuple[float, str]:
+def _repeating_sign(of_one: VoteTable, chance: Mapping[int, float]) -> Sign:
     """Whether answers follow upon each other by a rule. Votes on unlike numbers of responses are not compared."""
     answers, size = _answers(of_one), of_one.size
-    evidence, strongest = [], (-math.inf, "")
-    for lag, before in LAGS.items():
+    evidence, strongest, reasons = [], -math.inf, []
+    for lag in LAGS:
         compared = size[lag:] == size[:-lag]
         total = int(compared.sum())
         if not total:
@@ -235,13 +247,12 @@ def _repeating_sign(of_one: VoteTable, chance: Mapping[int, float]) -> tuple[flo
         by_chance = math.fsum(chance[each] for each in size[lag:][compared].tolist()) / total
         off = _off_chance(repeats, total, by_chance)
         evidence.append(off)
-        reason = (
-            f"gave the same answer as {before} in {repeats} of {total} votes (about {by_chance * total:.0f} by chance)"
-        )
-        strongest = max(strongest, (off, reason))
+        if off > strongest:
+            strongest = off
+            reasons = [remark(f"repeats_{lag}", repeats=repeats, count=total, expected=by_chance * total)]
     if not evidence:
-        return 0.0, ""
-    return _shown_by_some(float(logsumexp(evidence)) - math.log(len(evidence))), strongest[1]
+        return 0.0, []
+    return _shown_by_some(float(logsumexp(evidence)) - math.log(len(evidence))), reasons
 
 
 def _chance_of_repeating(of_size: VoteTable) -> float:
@@ -259,14 +270,14 @@ def _answers(table: VoteTable) -> np.ndarray:
     return better @ (most ** np.arange(most)) * 2 + table.both_bad
 
 
-def _haste_sign(seconds: float | None, others: Sequence[float]) -> tuple[float, str]:
+def _haste_sign(seconds: float | None, others: Sequence[float]) -> Sign:
     """Whether somebody takes far less time than the median of the others."""
     if seconds is None or not others:
-        return 0.0, ""
+        return 0.0, []
     usual = median(others)
     ratio = math.log(seconds / usual)
     evidence = (ratio**2 - (ratio - HASTE) ** 2) / (2 * HASTE_SPREAD**2)
-    return _shown_by_some(evidence), f"takes {seconds:.1f} s for an item, the others {usual:.1f} s"
+    return _shown_by_some(evidence), [remark("haste", seconds=seconds, usual=usual)]
 
 
 def _off_chance(successes: int, total: int, chance: float) -> float:

@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from annotation.stats.estimates import Estimate, share
+from annotation.stats.remarks import remark
 from annotation.stats.table import Votes, middle_of, table_of
 
 HOUR = 3600.0
@@ -35,13 +36,13 @@ class TimeLeft:
     """When the rest will be done if votes keep coming as in the last hours.
 
     Attributes:
-        votes_per_hour: of all annotators together, by the clock on the wall.
-        hours: None where no vote came in lately.
+        votes_per_hour: of all annotators together, by the clock on the wall; None before an hour of it has passed.
+        hours: None where no vote came in lately, or none longer ago than an hour.
         at: when, in seconds since 1970; None as `hours`.
         note: in words why there is none; empty where there is.
     """
 
-    votes_per_hour: float
+    votes_per_hour: float | None
     hours: float | None
     at: float | None
     note: str = ""
@@ -145,10 +146,13 @@ def time_left(first: float | None, lately: int, remaining: int, *, now: float, h
     if begin == first and begin > now - hours * HOUR:
         lately -= 1  # the clock starts with the first vote
     passed = (now - begin) / HOUR
-    votes_per_hour = lately / passed if passed > 0 else 0.0
+    # what came in a few minutes says nothing of hours
+    votes_per_hour = lately / passed if passed >= 1 else None
     if remaining <= 0:
         return TimeLeft(votes_per_hour, 0.0, now)
-    if lately <= 0 or passed <= 0:
-        return TimeLeft(0.0, None, None, f"no pace yet: no two votes in the last {hours:g} hours")
+    if lately <= 0:
+        return TimeLeft(votes_per_hour, None, None, remark("no_pace", hours=hours))
+    if votes_per_hour is None:
+        return TimeLeft(None, None, None, remark("young"))
     left = remaining / votes_per_hour
     return TimeLeft(votes_per_hour, left, now + left * HOUR)

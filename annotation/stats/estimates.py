@@ -8,6 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from annotation.stats.remarks import remark
+
 # Resampled items that are held in memory at once.
 DRAWN_AT_ONCE = 4_000_000
 # To draw how often a kind comes takes so many times as long as to draw an item.
@@ -38,7 +40,7 @@ def share(successes: float, total: int, *, confidence: float = 0.95) -> Estimate
     `successes` may be a sum of numbers between 0 and 1; the interval is then too wide rather than too narrow.
     """
     if total == 0:
-        return Estimate(None, None, None, 0, "nothing to count")
+        return Estimate(None, None, None, 0, remark("nothing"))
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     value = successes / total
     middle = (value + z * z / (2 * total)) / (1 + z * z / total)

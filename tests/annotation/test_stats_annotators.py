@@ -180,6 +180,43 @@ def test_new_names_of_annotators_change_nothing_but_names() -> None:
         assert after[annotator].reasons == expected.reasons
 
 
+def labelled(answers: dict[str, str]) -> list[Vote]:
+    """Votes of annotators on pairs 0, 1, ..., a letter each: f, s and t for the first, the second and a tie."""
+    words = {"f": "first", "t": "tie", "s": "second"}
+    return [
+        pair(str(item), who, words[letter], (item % 2, 1 - item % 2), active_ms=9000, at=float(item))
+        for who, letters in answers.items()
+        for item, letter in enumerate(letters)
+    ]
+
+
+def test_agreement_as_usual_is_no_reason_and_few_cases_are_called_so() -> None:
+    """Two agree in 5 of 18 cases, which is usual of both, and one is wrong on the one gold item."""
+    votes = labelled({"ann": "fsftfssftsfsfftsfs", "bob": "sfftsffssftfstfsfs"})
+    agreeing = sum(a == b for a, b in zip("fsftfssftsfsfftsfs", "sfftsffssftfstfsfs", strict=True))
+    assert agreeing == 5
+    found = {one.annotator: one for one in suspicions([*votes, pair("gold", "ann", "second")], {"gold": (1, 2)})}
+    assert found["ann"].reasons == ["too few cases to tell: 18 that others judged too, 1 gold items"]
+
+
+def test_reasons_name_what_is_out_of_line_alone() -> None:
+    same = "fsfftsfssf" * 4
+    crowd_of_four = labelled({"a": same, "b": same, "c": same, "other": "sffsftsfts" * 4})
+    other = next(one for one in suspicions(crowd_of_four) if one.annotator == "other")
+    # 1 of 10 is as the three say, who agree with two of three in the others
+    assert "agrees with the others in 10% of 40 cases (usual: 70%)" in other.reasons
+    assert not any("gold" in reason or "few" in reason for reason in other.reasons)
+
+
+def test_gold_is_a_reason_where_chance_does_not_explain_it() -> None:
+    votes = labelled({"ann": "fsftfssftsfsfftsfs", "bob": "sfftsffssftfstfsfs"})
+    gold = {f"gold {number}": (1, 2) for number in range(10)}
+    wrong = [pair(item, "ann", "second", active_ms=9000, at=100.0) for item in gold]
+    ann = next(one for one in suspicions([*votes, *wrong], gold) if one.annotator == "ann")
+    assert "is right on 0% of 10 gold items" in ann.reasons
+    assert not any("agrees" in reason for reason in ann.reasons)
+
+
 def test_scores_are_between_nothing_and_one_and_sorted() -> None:
     votes, _ = crowd(9, {"honest": 5, **dict.fromkeys(SPAMMERS, 2)})
     scores = [one.score for one in suspicions(votes)]

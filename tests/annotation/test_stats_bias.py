@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from itertools import permutations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,10 +133,16 @@ def test_time_left_is_what_is_left_over_the_pace_of_the_last_hours() -> None:
 
 
 def test_a_young_campaign_counts_from_its_first_vote() -> None:
-    found = time_left(1000.0, 31, 60, now=1000 + 1800.0)
-    # thirty after the first in half an hour
-    assert found.votes_per_hour == pytest.approx(60)
-    assert found.hours == pytest.approx(1)
+    found = time_left(1000.0, 31, 60, now=1000 + 7200.0)
+    # thirty after the first in two hours
+    assert found.votes_per_hour == pytest.approx(15)
+    assert found.hours == pytest.approx(4)
+
+
+def test_less_than_an_hour_says_nothing_of_hours() -> None:
+    found = time_left(1000.0, 36, 4, now=1000 + 120.0)
+    assert (found.votes_per_hour, found.hours, found.at) == (None, None, None)
+    assert found.note == "no pace yet: the first vote is less than an hour old"
 
 
 def test_without_a_pace_there_is_no_time_left_but_words() -> None:
@@ -150,4 +155,4 @@ def test_without_a_pace_there_is_no_time_left_but_words() -> None:
 
 def test_nothing_left_is_done_now() -> None:
     assert time_left(None, 0, 0, now=10.0).at == 10.0
-    assert np.isfinite(time_left(5.0, 1, 0, now=10.0).votes_per_hour)
+    assert time_left(5.0, 1, 0, now=10.0).hours == 0
