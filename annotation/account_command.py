@@ -22,7 +22,7 @@ SHORTEST_SECRET = 32
 PASSWORD = "RLHF_PASSWORD"
 STATES = {"open": "active", "pause": "paused", "close": "closed"}
 ACTIONS = ("list", "add", *STATES, "role", "password", "erase")
-LOCAL_ADDRESS = "http://127.0.0.1:7860"
+LOCAL_PORT = 7860
 
 
 def secret_of_environment() -> bytes:
@@ -116,10 +116,12 @@ def invite_main(arguments: Sequence[str]) -> None:
     parser.add_argument("--uses", type=int, default=1, help="how many accounts and members; default 1")
     parser.add_argument("--days", type=float, default=7, help="how long the link is good; default 7")
     parser.add_argument("--note", default="", help="whom it is for; managers see it")
-    address_help = f"the app's address, as in rlhf annotate; default {LOCAL_ADDRESS}"
-    parser.add_argument("--public_url", metavar="URL", help=address_help)
+    parser.add_argument("--public_url", metavar="URL", help="what people open, as in rlhf annotate")
+    port_help = f"of the app on this machine, without --public_url; default {LOCAL_PORT}"
+    parser.add_argument("--port", type=int, metavar="PORT", help=port_help)
     settings = parser.parse_args(arguments)
-    address = checked_public_url(settings.public_url) if settings.public_url else LOCAL_ADDRESS
+    here = f"http://127.0.0.1:{settings.port or LOCAL_PORT}"
+    address = checked_public_url(settings.public_url) if settings.public_url else here
     store = Store.open(settings.store, create=False)
     try:
         invites = Invites(Sessions(Accounts(store, secret=secret_of_environment())))
@@ -138,5 +140,7 @@ def invite_main(arguments: Sequence[str]) -> None:
         until = time.strftime("%Y-%m-%d %H:%M", time.localtime(invites.find(token).expires_at))
         uses = "one account" if settings.uses == 1 else f"{settings.uses} accounts"
         print(f"{address}/invite/{token}\n{uses}, role {settings.role}, until {until}")
+        if not settings.public_url and settings.port is None:
+            print(f"assumes the app on this machine at port {LOCAL_PORT}; otherwise give --port or --public_url")
     finally:
         store.close()

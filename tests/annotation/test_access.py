@@ -498,6 +498,11 @@ def test_accounts_and_invites_are_made_on_the_command_line(command, store: Store
     said = command("invite", "--role", "adjudicator", "--uses", "10", "--days", "7", "--public_url", PUBLIC, **secret)
     link, terms = said.splitlines()
     assert terms.startswith("10 accounts, role adjudicator, until ")
+    local = {port: command("invite", *port, **secret).splitlines() for port in ((), ("--port", "7890"))}
+    assert local[()][0].startswith("http://127.0.0.1:7860/invite/")
+    assert local[()][2] == "assumes the app on this machine at port 7860; otherwise give --port or --public_url"
+    assert local["--port", "7890"][0].startswith("http://127.0.0.1:7890/invite/")
+    assert len(local["--port", "7890"]) == 2
     quick = Passwords(time_cost=1, memory_kib=64, parallelism=1)
     accounts = Accounts(store, passwords_required=True, secret=SECRET.encode(), passwords=quick)
     token = link.removeprefix(f"{PUBLIC}/invite/")
