@@ -28,6 +28,7 @@ from annotation.sessions import AccountClosed, PasswordNeeded, TooManyTries, Wro
 from annotation.store import StoreUnavailable
 
 START = "/annotate"
+RETURNS = (START, "/admin")  # where signing in leads back to
 RETRY_AFTER = {"Retry-After": "1"}
 INVITE = re.compile(r"[\w-]{20,100}", re.ASCII)
 HASHES_AT_ONCE = 4  # each takes 64 MiB and some cores
@@ -51,8 +52,8 @@ admin = APIRouter(prefix="/admin")
 
 
 @pages.get("/login", response_class=HTMLResponse)
-def login_page(service: Service, speech: Spoken) -> Response:
-    return _login_form(service.accounts, speech)
+def login_page(service: Service, speech: Spoken, to: str = START) -> Response:
+    return _login_form(service.accounts, speech, to=to)
 
 
 @pages.post("/login", response_class=HTMLResponse)
@@ -63,18 +64,19 @@ async def sign_in(
     name: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
     invite: Annotated[str, Form()] = "",
+    to: Annotated[str, Form()] = START,
 ) -> Response:
     accounts = service.accounts
-    to = f"/invite/{invite}/join" if INVITE.fullmatch(invite) else START
+    leads_to = f"/invite/{invite}/join" if INVITE.fullmatch(invite) else _return_to(to)
     try:
         token = await _in_turn(request, service.sessions.sign_in, name, password, address=_address(request))
-        return await _in_turn(request, _come_in, request, service, token, to)
+        return await _in_turn(request, _come_in, request, service, token, leads_to)
     except (AnnotationError, StoreUnavailable) as error:
         asks = isinstance(error, (PasswordNeeded, WrongPassword, TooManyTries))
         # that a name has a password is no mistake of whoever gave the name
         place = "hint" if isinstance(error, PasswordNeeded) else "error"
         said = {place: speech.of(error), **_status(error)}
-        form = partial(_login_form, accounts, speech, name, asks_password=asks, invite=invite, **said)
+        form = partial(_login_form, accounts, speech, name, asks_password=asks, invite=invite, to=to, **said)
         return await _in_turn(request, form)
 
 
@@ -306,6 +308,11 @@ def _come_in(request: Request, service: AnnotationService, token: str, to: str =
     return response
 
 
+def _return_to(asked: str) -> str:
+    """A page of ours; a link that names another one leads to the work."""
+    return asked if asked in RETURNS else START
+
+
 def _end_session(request: Request, service: AnnotationService) -> None:
     token = request.cookies.get(cookie_name(service))
     if token:
@@ -321,6 +328,7 @@ def _login_form(
     invite: str = "",
     *,
     hint: str = "",
+    to: str = START,
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
@@ -333,6 +341,7 @@ def _login_form(
         "error": error,
         "hint": hint,
         "invite": invite,
+        "to": _return_to(to),
         "everybody": speech.word("login_everybody") if everybody else "",
         "password_off": "" if asks_password else "hidden disabled",
         "name_focus": "" if asks_password and name else "autofocus",

@@ -100,8 +100,8 @@ class Answers:
         self.count += 1
         self.accepted += answer.is_success
         self.slowest = max(self.slowest, seconds)
-        # the right name and password let in whatever invite comes with them
-        let_in = request.route == "/login" and request.place != "invite" and answer.status_code == 303
+        # the right name and password let in, whatever invite or way back comes with them
+        let_in = request.route == "/login" and request.place not in ("invite", "to") and answer.status_code == 303
         if answer.status_code >= 500 or let_in:
             self.failed.append(f"{request} {answer.status_code}")
         if any(word in answer.text for word in TELLING):

@@ -56,7 +56,9 @@ def test_the_forms_have_their_texts_in_both_languages_and_ask_for_every_one() ->
     assert [key for key in german if not re.fullmatch(r"error\.[A-Z]\w+", key)] == list(english)
     for key, text in english.items():
         assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", german[key])), key
-    forms = "".join((STATIC / f"{name}.html").read_text("utf-8") for name in ("login", "invite", "join", "password"))
+    forms = "".join(
+        (STATIC / f"{name}.html").read_text("utf-8") for name in ("login", "invite", "join", "password", "refused")
+    )
     shown = {key for key in english if "." not in key}
     # one text is there on a condition
     assert shown - {"login_everybody"} == set(re.findall(r"\$t_(\w+)", forms))
