@@ -6,6 +6,7 @@ only those exist that the page needs; files are uploaded, and never served.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,12 +19,13 @@ from starlette.types import ASGIApp
 from annotation import campaigns
 from annotation.admin import campaigns_tab, dashboard_tab, data_tab, users_tab
 from annotation.admin.desk import Call, Desk
-from annotation.admin.words import LANGUAGES, words_in
+from annotation.admin.words import LANGUAGES, language_of, words_in
 from annotation.dashboard import Dashboard
 from annotation.judge_page import CHECKED, PUBLIC, JudgePage, gradio, mounted
 from annotation.managing import MAX_UPLOAD, Archives
 from annotation.records import Annotator
 from annotation.routes.access import has_role, visitor
+from annotation.routes.forms import Speech, page
 from annotation.service import AnnotationService
 from annotation.store import StoreUnavailable
 
@@ -67,15 +69,24 @@ class AdminPage(JudgePage):
 def _refusal(annotator: Annotator | None, request: Request, *, is_page: bool) -> ASGIApp | None:
     if annotator is None:
         if is_page:
-            return RedirectResponse("/login", 303)
+            return RedirectResponse(f"/login?to={ADMIN_PATH}", 303)
         return JSONResponse({"detail": "you are not signed in, or your session has ended: sign in again"}, 401)
     if not has_role(annotator, "manager"):
+        if is_page and "text/html" in request.headers.get("accept", ""):
+            return _not_yours(annotator, request)
         return JSONResponse({"detail": f"this is for managers, and you are {annotator.role}: ask one of them"}, 403)
     if request.url.path.endswith(UPLOAD):
         length = request.headers.get("content-length", "")
         if not length.isdecimal() or int(length) > MAX_UPLOAD + MULTIPART:
             return JSONResponse({"detail": f"a file has {MAX_UPLOAD} bytes at most; split it"}, 413)
     return None
+
+
+def _not_yours(annotator: Annotator, request: Request) -> ASGIApp:
+    """The refusal as a page, with ways on."""
+    speech = Speech(language_of(request.headers.get("accept-language", "")))
+    lead = speech.word("refused.lead", name=annotator.name, role=speech.word(f"role.{annotator.role}"))
+    return page("refused.html", speech, {"lead": lead, "error": ""}, 403)
 
 
 def build_page(
@@ -93,7 +104,9 @@ def build_page(
 
 def _lay_out(desk: Desk, blocks: Any) -> None:
     gr, say = desk.gr, desk.say
-    gr.HTML(say("nav"))
+    with gr.Row(elem_classes="head"):
+        gr.HTML(say("nav"), apply_default_css=False)
+        who = gr.HTML(apply_default_css=False)
     chosen = desk.choice(label=say("campaign"), elem_id="campaign", filterable=True)
 
     def newest() -> int | None:
@@ -114,12 +127,12 @@ def _lay_out(desk: Desk, blocks: Any) -> None:
         with gr.Tab(say("tab.data")) as data_of:
             show_data, data_parts = data_tab.build(desk, chosen)
         with gr.Tab(say("tab.users")) as users_of:
-            show_users, user_parts = users_tab.build(desk)
+            show_users, user_parts = users_tab.build(desk, chosen)
 
     def opened(call: Call) -> list[Any]:
-        return [campaign_choices(None)]
+        return [campaign_choices(None), _who_html(call)]
 
-    first = desk.on(blocks.load, opened, [], [chosen])
+    first = desk.on(blocks.load, opened, [], [chosen, who])
     for event in (first.then, chosen.input):
         desk.on(event, show_campaign, [chosen], campaign_parts)
         ahead = desk.on(event, board.show_overview, [chosen], board.overview)
@@ -141,3 +154,10 @@ def _lay_out(desk: Desk, blocks: Any) -> None:
     desk.on(campaigns_of.select, ticking(False, show_campaign), [chosen], [board.timer, *campaign_parts])
     desk.on(data_of.select, ticking(False, show_data), [], [board.timer, *data_parts])
     desk.on(users_of.select, ticking(False, show_users), [], [board.timer, *user_parts])
+
+
+def _who_html(call: Call) -> str:
+    """Who is signed in, and the way out."""
+    name, sign_out = html.escape(call.manager.name), html.escape(call.words["sign_out"])
+    button = f"<button>{sign_out}</button>"
+    return f'<form class="who" method="post" action="/logout"><span dir="auto">{name}</span>{button}</form>'

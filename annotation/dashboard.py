@@ -151,7 +151,7 @@ def look(
         ratings=reliability.ratings_of(read.votes, policies, read.prompts),
         kappa=reliability.kappa_of(read.votes),
         flags=flags,
-        per_day=reliability.per_day(read.with_gold.at),
+        per_day=reliability.per_day(read.planned_at),
         agreement_over_time=reliability.agreement_over_time(read.votes),
     )
 

@@ -292,11 +292,15 @@ def list_items(store: Store, campaign_id: int, *, start: int = 1, only_gold: boo
             ItemRow(
                 id=row.id,
                 kind=row.kind,
-                prompt=row.messages[-1]["content"][:PROMPT_CHARACTERS],
+                prompt=_beginning(row.messages[-1]["content"]),
                 gold=None if row.gold is None else tuple(row.gold),
             )
             for row in connection.execute(query)
         ]
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= PROMPT_CHARACTERS else f"{text[: PROMPT_CHARACTERS - 1]}…"
 
 
 def item_texts(store: Store, campaign_id: int, item_id: int) -> ItemTexts:

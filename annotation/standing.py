@@ -52,6 +52,7 @@ class Standing:
         said: (annotator, kind) -> how many of their judgments stand, and when the newest was given.
         reasons: (skip or flag, reason, how often it stands), the most frequent first.
         flags: numbers of the newest flags, the newest first.
+        planned_at: when the rankings were given that progress counts: of planned items, without a known answer.
         num_live, num_adjudicated: rankings of annotators' own prompts, and of adjudicators.
     """
 
@@ -62,6 +63,7 @@ class Standing:
     said: Mapping[tuple[str, str], tuple[int, float]]
     reasons: tuple[tuple[str, str, int], ...]
     flags: tuple[int, ...]
+    planned_at: np.ndarray
     num_live: int
     num_adjudicated: int
 
@@ -141,6 +143,7 @@ def _standing(
     is_vote = is_ranking & ~decides
     table = _table(said, is_vote)
     is_work = np.array([kind_of[name] not in KNOWN_ANSWERS for name in table.items], dtype=np.bool_)[table.item]
+    is_live = said.sort_is(1, assignment.LIVE)[is_vote]
     return Standing(
         votes=table if is_work.all() else table.where(is_work),
         with_gold=table,
@@ -149,7 +152,8 @@ def _standing(
         said=_counts(said),
         reasons=_reasons(said),
         flags=tuple(said.columns["number"][said.sort_is(0, "flag")][: -FLAGS_SHOWN - 1 : -1].tolist()),
-        num_live=int((said.sort_is(1, assignment.LIVE)[is_vote] & is_work).sum()),
+        planned_at=table.at[is_work & ~is_live],
+        num_live=int((is_live & is_work).sum()),
         num_adjudicated=int((is_ranking & decides).sum()),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from annotation import campaigns, managing
-from annotation.admin.desk import Call, Desk, frame, number_of, said
+from annotation.admin.desk import Call, Desk, number_of, said, table_html
 from annotation.assignment import GOLD, QUALIFICATION
 from annotation.campaigns import ASKED, ORDERS, STATES, VIEWS, Aspect, Campaign, CampaignError, CampaignSettings
 from annotation.figure_tables import Table
@@ -21,6 +21,11 @@ SHARES = ("random_share", "gold_share", "gold_accuracy", "qualification_accuracy
 CHOICES = {"order": ORDERS, "rationale": ASKED, "view": VIEWS}
 LISTS = ("aspects", "skip_reasons", "flag_reasons")
 KINDS = (GOLD, QUALIFICATION)
+# a row of the list is pressed
+PICK = """element.addEventListener('click', (event) => {
+  const button = event.target.closest('tr')?.querySelector('button');
+  if (button) trigger('pick', { item: Number(button.dataset.value) });
+});"""
 # in the order of the form
 FIELDS = (
     *("order", "random_share", "gold_share", "gold_accuracy", "qualification_items", "qualification_accuracy"),
@@ -205,7 +210,7 @@ def _lines(text: str | None) -> tuple[str, ...]:
 def _aspect(line: str) -> Aspect:
     name, colon, levels = line.rpartition(":")
     if not colon:
-        return Aspect(line.strip())
+        raise CampaignError(f"aspect {line!r} has no levels; write it as {line}: 5")
     if not levels.strip().isdecimal():
         raise CampaignError(f"aspect {line!r} has {levels.strip()!r} levels; write it as helpful: 5")
     return Aspect(name.strip(), int(levels))
@@ -266,7 +271,7 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         start = gr.Number(label=say("gold.start"), value=1, precision=0, minimum=1, scale=0, min_width=140)
         only_gold = gr.Checkbox(label=say("gold.only"), value=False, scale=0, min_width=200)
         find = gr.Button(say("gold.find"), scale=0, min_width=140)
-    items = desk.table(say("gold.items"), max_height=320)
+    items = desk.table(elem_id="gold-items", js_on_load=PICK)
     with gr.Row(elem_classes="bar"):
         number = gr.Number(label=say("gold.number"), precision=0, minimum=1, scale=0, min_width=140)
         look = gr.Button(say("gold.show"), scale=0, min_width=140)
@@ -281,13 +286,14 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     from_file = gr.Button(say("gold.from_file"))
     told = gr.HTML()
 
-    def listed(call: Call, campaign_id: int, begin: Any = 1, only: bool = False) -> dict[str, Any]:
+    def listed(call: Call, campaign_id: int, begin: Any = 1, only: bool = False) -> str:
         rows = managing.list_items(desk.store, campaign_id, start=number_of(begin or 1, "start"), only_gold=bool(only))
         columns = (("item", "count"), ("kind", "text"), ("right_ranks", "text"), ("prompt", "text"))
         shown_ranks = [None if row.gold is None else ", ".join(map(str, row.gold)) for row in rows]
         found = zip(rows, shown_ranks, strict=True)
         table = Table(columns, tuple((row.id, row.kind, gold, row.prompt) for row, gold in found))
-        return frame(table, call.words, translated=("kind",))
+        title = call.words["gold.items"]
+        return table_html(table, call.words, title, translated=("kind",), button="item", captioned=True)
 
     def unseen(call: Call, campaign_id: int, kind: str) -> str:
         """What to do where nobody is given items of this kind."""
@@ -302,6 +308,10 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     def show_item(call: Call, campaign_id: int | None, item: Any) -> list[Any]:
         found = managing.item_texts(desk.store, named(campaign_id), number_of(item, "item"))
         return [_texts(found), "" if found.gold is None else ", ".join(map(str, found.gold))]
+
+    def pick(call: Call, campaign_id: int | None, picked: Any) -> list[Any]:
+        item_id = number_of(picked["item"] if isinstance(picked, dict) else picked, "item")
+        return [item_id, *show_item(call, campaign_id, item_id)]
 
     def keep(
         call: Call, campaign_id: int | None, item: Any, given: str, kind: str, begin: Any, only: bool
@@ -332,6 +342,7 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
 
     desk.on(find.click, list_again, [chosen, start, only_gold], [items])
     desk.on(look.click, show_item, [chosen, number], [texts, ranks])
+    desk.on(items.pick, pick, [chosen], [number, texts, ranks], with_event=True)
     desk.on(mark.click, keep, [chosen, number, ranks, kind, start, only_gold], [items, told])
     desk.on(unmark.click, take_back, [chosen, number, start, only_gold], [items, told])
     desk.on(from_file.click, read, [chosen, file, kind], [items, told, file], progress="minimal")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from annotation.admin.desk import NOTHING, Call, Desk, frame, links, shown
+from annotation.admin.desk import Call, Desk, in_words, links, shown, table_html
 from annotation.dashboard import Figures
 from annotation.figure_tables import Table, tables
 from annotation.overview import Overview, Pace
@@ -54,14 +54,14 @@ def build(desk: Desk, chosen: Any) -> Parts:
     with gr.Row(elem_classes="bar"):
         refresh = gr.Button(say("refresh"), size="sm", scale=0, min_width=120)
         updated = gr.HTML(elem_classes="grow")
-    campaigns = desk.table(say("table.campaigns"))
+    campaigns = desk.table()
     headline = gr.HTML()
     plots = gr.HTML()
     frames = []
     for name, _ in SECTIONS:
         with gr.Accordion(say(f"table.{name}"), open=name in ("agreement", "annotators", "flags")):
             picture = gr.HTML()
-            table = desk.table(say(f"table.{name}"), show_label=False)
+            table = desk.table()
             files = gr.HTML()
         frames += [picture, table, files]
     more = gr.HTML()
@@ -71,38 +71,41 @@ def build(desk: Desk, chosen: Any) -> Parts:
 
     def show_overview(call: Call, campaign_id: int | None) -> list[Any]:
         """What is counted at once, before the votes are read."""
-        table = frame(_overview_table(desk.dashboard.overviews()), call.words, translated=TRANSLATED)
+        table = _overviews_html(desk.dashboard.overviews(), call.words)
         if campaign_id is None:
             return [table, ""]
         return [table, headline_html(*desk.dashboard.overview(campaign_id), call.words)]
 
     def show_live(call: Call, campaign_id: int | None) -> list[Any]:
-        overviews = desk.dashboard.overviews()
-        overview_table = frame(_overview_table(overviews), call.words, translated=TRANSLATED)
+        overview_table = _overviews_html(desk.dashboard.overviews(), call.words)
         if campaign_id is None:
             return ["", overview_table, f"<p>{html.escape(call.words['no_campaign'])}</p>", ""]
         figures = desk.dashboard.figures(campaign_id)
         at = call.words["updated"].format(time=shown(figures.at, "time"))
         head = headline_html(figures.overview, figures.pace, call.words, figures.agreement)
-        pictures = "".join(plot_html(name, figures, call.words) for name in PLOTS)
+        drawn = {"judgments_per_day": figures.per_day, "agreement_over_time": figures.agreement_over_time}
+        pictures = "".join(plot_html(name, figures, call.words) for name in PLOTS if drawn[name])
         return [f'<p class="soft">{html.escape(at)}</p>', overview_table, head, pictures]
 
     def show(call: Call, campaign_id: int | None) -> list[Any]:
         filled = show_live(call, campaign_id)
         if campaign_id is None:
-            empty = frame(Table(((" ", "text"),), ()), call.words)
-            return [*filled, *(value for _ in SECTIONS for value in ("", empty, "")), ""]
+            return [*filled, *("" for _ in everything[len(live) :])]
         figures = desk.dashboard.figures(campaign_id)
         found = tables(figures)
-        of_page = found | {"annotators": _annotators_table(figures)}
+        of_page = found | {"annotators": annotators_table(figures, call.words)}
+        if not figures.answers.rankings:
+            # measures of nothing
+            of_page |= {name: Table((), ()) for name in ("agreement", "bias")}
         for name, plot in SECTIONS:
             filled += [
                 plot_html(plot, figures, call.words) if plot and found[name].rows else "",
-                frame(of_page[name], call.words, translated=TRANSLATED),
+                table_html(of_page[name], call.words, call.words[f"table.{name}"], translated=TRANSLATED),
                 links([(call.words["csv"], table_address(campaign_id, name))]),
             ]
         others = [name for name in found if name not in dict(SECTIONS)]
-        filled.append(links([(call.words[f"table.{name}"], table_address(campaign_id, name)) for name in others]))
+        named = [(f"{call.words[f'table.{name}']} ({call.words['csv']})", name) for name in others]
+        filled.append(links([(text, table_address(campaign_id, name)) for text, name in named]))
         return filled
 
     def look_again(call: Call, campaign_id: int | None) -> list[Any]:
@@ -116,8 +119,8 @@ def build(desk: Desk, chosen: Any) -> Parts:
     return Parts(show_overview, [campaigns, headline], show, everything, timer)
 
 
-def _overview_table(overviews: list[Overview]) -> Table:
-    return Table(
+def _overviews_html(overviews: list[Overview], words: Mapping[str, str]) -> str:
+    table = Table(
         (
             *(("campaign", "text"), ("state", "text"), ("items", "count"), ("items_done", "count")),
             *(("judgments", "count"), ("needed", "count"), ("overlap", "count"), ("gold_items", "count")),
@@ -131,20 +134,22 @@ def _overview_table(overviews: list[Overview]) -> Table:
             for each in overviews
         ),
     )
+    return table_html(table, words, words["table.campaigns"], translated=TRANSLATED, captioned=True)
 
 
-def _annotators_table(figures: Figures) -> Table:
+def annotators_table(figures: Figures, words: Mapping[str, str]) -> Table:
     """What a manager reads first comes first, and an interval stands with its number."""
 
     def with_interval(estimate: Estimate) -> str | None:
         if estimate.value is None or estimate.low is None or estimate.high is None:
             return None
-        low, high = 100 * estimate.low, 100 * estimate.high
-        return f"{100 * estimate.value:.0f} % ({low:.0f} to {high:.0f}; {estimate.n})"
+        low, high = f"{100 * estimate.low:.0f}", f"{100 * estimate.high:.0f}"
+        told = words["interval.short"].format(value=shown(estimate.value, "share"), low=low, high=high, n=estimate.n)
+        return told.replace(" ", "\u00a0")  # on one line
 
     columns = (
-        *(("name", "text"), ("state", "text"), ("judgments", "count"), ("suspicion", "share"), ("reasons", "text")),
-        *(("gold", "text"), ("reliability", "share"), ("left", "text"), ("per_hour", "number")),
+        *(("name", "text"), ("state", "text"), ("all_judgments", "count"), ("suspicion", "share")),
+        *(("reasons", "text"), ("gold", "text"), ("reliability", "share"), ("left", "text"), ("per_hour", "number")),
         *(("median_seconds", "number"), ("skips", "count"), ("flags", "count"), ("last_at", "time")),
         ("annotator", "text"),
     )
@@ -152,7 +157,8 @@ def _annotators_table(figures: Figures) -> Table:
         columns,
         tuple(
             (
-                *(each.name, each.state, each.judgments, each.suspicion, "; ".join(each.reasons)),
+                *(each.name, each.state, each.judgments, each.suspicion),
+                "; ".join(in_words(reason, words) for reason in each.reasons),
                 *(with_interval(each.gold), each.reliability, with_interval(each.left), each.per_hour),
                 *(each.median_seconds, each.skips, each.flags, each.last_at, each.annotator),
             )
@@ -163,8 +169,11 @@ def _annotators_table(figures: Figures) -> Table:
 
 def headline_html(overview: Overview, pace: Pace, words: Mapping[str, str], agreement: Agreement | None = None) -> str:
     """The figures that a manager looks at first, as HTML with all texts escaped; agreement is left out until known."""
-    done_at = NOTHING if pace.done_at is None else shown(pace.done_at, "time")
-    left = words["nothing_left"] if overview.judgments >= overview.needed else done_at
+    is_done = overview.judgments >= overview.needed
+    left = words["nothing_left"] if is_done else shown(pace.done_at, "time")
+    of_pace = "" if is_done else in_words(pace.note, words)
+    if not is_done and overview.judgments and not pace.last_hour:
+        of_pace = words["headline.nobody_works"]
     cards = [
         _card(
             words["headline.items"],
@@ -183,7 +192,7 @@ def headline_html(overview: Overview, pace: Pace, words: Mapping[str, str], agre
             shown(pace.per_hour, "number"),
             words["headline.last_hour"].format(count=pace.last_hour),
         ),
-        _card(words["headline.done_at"], left, ""),
+        _card(words["headline.done_at"], left, of_pace),
     ]
     if agreement is not None:
         low, high = agreement.usual
@@ -207,9 +216,9 @@ def headline_html(overview: Overview, pace: Pace, words: Mapping[str, str], agre
 
 def _interval(estimate: Estimate, kind: str, words: Mapping[str, str]) -> str:
     if estimate.low is None or estimate.high is None:
-        return estimate.note
+        return in_words(estimate.note, words)
     told = words["interval"].format(low=shown(estimate.low, kind), high=shown(estimate.high, kind), n=estimate.n)
-    return f"{told}; {estimate.note}" if estimate.note else told
+    return f"{told}; {in_words(estimate.note, words)}" if estimate.note else told
 
 
 def _share(done: int, total: int) -> float | None:

@@ -20,7 +20,10 @@ SWITCHES = ("plain", "edit_pairs", "best", "include_gold")
 
 
 def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
-    """Components and events of the tab. Returns what fills its lists, a function of the call, and the lists."""
+    """Components and events of the tab. Returns what fills its list of people, a function of the call, and the list.
+
+    An export is of the campaign that is `chosen`, unless others are given.
+    """
     gr, say = desk.gr, desk.say
     gr.Markdown(say("data.export.title"))
     with gr.Row():
@@ -50,12 +53,16 @@ def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     add = gr.Button(say("data.import"))
     added = gr.HTML()
 
-    def show(call: Call) -> list[Any]:
+    def campaign_choices(call: Call, campaign_id: int | None) -> list[Any]:
         with desk.store.reading() as connection:
-            names = [each.name for each in campaigns.all_campaigns(connection)]
+            found = campaigns.all_campaigns(connection)
+        value = [each.name for each in found if each.id == campaign_id]
+        return [gr.Dropdown(choices=[each.name for each in found], value=value)]
+
+    def show(call: Call) -> list[Any]:
         people = [(f"{each.name or each.id} ({each.id})", each.id) for each in desk.service.accounts.accounts()]
         states = [(call.words[f"data.without.{state}"], state) for state in ("paused", "closed")]
-        return [gr.Dropdown(choices=names), gr.Dropdown(choices=[*states, *people])]
+        return [gr.Dropdown(choices=[*states, *people])]
 
     def write(call: Call, *values: Any) -> list[Any]:
         options = options_of(*values)
@@ -83,9 +90,10 @@ def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         return [said(call.words["campaigns.made"].format(name=found.name, done=done)), None]
 
     fields = [form, container, aggregation, when_split, threshold, validation_share, seed, own, without, *switches]
+    desk.on(chosen.change, campaign_choices, [chosen], [own])
     desk.on(export.click, write, fields, [made], progress="minimal")
     desk.on(add.click, fill, [chosen, file, kind], [added, file], progress="minimal")
-    return show, [own, without]
+    return show, [without]
 
 
 def options_of(

@@ -17,9 +17,11 @@ from annotation.managing import Archives
 from annotation.records import Annotator
 from annotation.routes.access import has_role, visitor
 from annotation.service import AnnotationService
+from annotation.stats.remarks import Remark
 from annotation.store import Store, StoreUnavailable
 
 NOTHING = "—"
+LONG = ("reasons", "note", "details", "prompt")  # columns of texts that are read in lines
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,9 @@ class Desk:
 
         return Choice(choices=[], **settings)
 
-    def table(self, label: Any, *, max_height: int = 420, show_label: bool = True) -> Any:
-        """A table of texts, shown as they are: neither Markdown nor HTML."""
-        return self.gr.Dataframe(
-            value={"headers": [" "], "data": []},
-            label=label,
-            show_label=show_label,
-            datatype="str",
-            interactive=False,
-            type="array",
-            wrap=True,
-            max_height=max_height,
-        )
+    def table(self, **settings: Any) -> Any:
+        """A place for what `table_html` gives."""
+        return self.gr.HTML(elem_classes="sheet", apply_default_css=False, **settings)
 
     def on(
         self,
@@ -83,15 +76,18 @@ class Desk:
         outputs: Sequence[Any] = (),
         *,
         progress: str = "hidden",
+        with_event: bool = False,
     ) -> Any:
         """Let an event run an action: `action(call, *values of the inputs)` gives a list of what the outputs become.
+
+        `with_event` adds what the event itself brings, which a script made, as the last value.
 
         Whether a manager asks is looked up at each call: that the page was shown to one says nothing of who sends
         this. A mistake that can be told is told in a message, with the values of what it names shown as text.
         """
         gr = self.gr
 
-        def handle(request: Any, *values: Any) -> Any:
+        def run(request: Any, *values: Any) -> Any:
             call = self._call(request.request)
             if call is None:
                 raise gr.Error("this page is for managers: sign in as one", print_exception=False)
@@ -102,9 +98,14 @@ class Desk:
                 text = html.escape(str(error)).replace("\n", "<br>")
                 raise gr.Error(text, duration=None, print_exception=False, title=call.words["failed"]) from None
 
-        handle.__annotations__ = {"request": gr.Request}
+        def run_with_event(request: Any, happened: Any, *values: Any) -> Any:
+            return run(request, *values, getattr(happened, "_data", None))
+
+        # Gradio goes by annotations, and gives no event where there is none
+        run.__annotations__ = {"request": gr.Request}
+        run_with_event.__annotations__ = {"request": gr.Request, "happened": gr.EventData}
         return event(
-            handle,
+            run_with_event if with_event else run,
             list(inputs),
             list(outputs),
             queue=False,
@@ -146,20 +147,57 @@ def shown(value: Any, kind: str) -> str:
         return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
     if kind == "time":
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
-    return str(value)
+    return value if isinstance(value, str) else str(value)
 
 
-def frame(table: Table, words: Mapping[str, str], *, translated: Sequence[str] = ()) -> dict[str, Any]:
-    """A table as the value of a data frame: texts only. Values of the columns in `translated` are keys of the words."""
-    headers = [words.get(f"column.{name}", name) for name, _ in table.columns]
-    data = [
-        [
-            words.get(f"value.{value}", str(value)) if name in translated else shown(value, kind)
-            for value, (name, kind) in zip(row, table.columns, strict=True)
-        ]
-        for row in table.rows
-    ]
-    return {"headers": headers, "data": data}
+def table_html(
+    table: Table,
+    words: Mapping[str, str],
+    title: str,
+    *,
+    translated: Sequence[str] = (),
+    button: str = "",
+    captioned: bool = False,
+) -> str:
+    """A table as HTML with all texts escaped; on a phone each row is a list of its values. One line where it is empty.
+
+    Args:
+        table: what is shown.
+        words: what the page says, by key.
+        title: of the table, for screen readers; for all with `captioned`.
+        translated: columns whose values are keys of the words.
+        button: a column whose values are buttons.
+        captioned: whether the title stands above the table.
+    """
+    caption = f'<p class="soft">{html.escape(title)}</p>' if captioned else ""
+    if not table.rows:
+        return f'{caption}<p class="soft">{html.escape(words["nothing_yet"])}</p>'
+    heads = [html.escape(words.get(f"column.{name}", name)) for name, _ in table.columns]
+    rows = []
+    for row in table.rows:
+        cells = []
+        for value, head, (name, kind) in zip(row, heads, table.columns, strict=True):
+            text = html.escape(
+                words.get(f"value.{value}", str(value)) if name in translated else in_words(shown(value, kind), words)
+            )
+            if name == button:
+                text = f'<button type="button" data-value="{text}">{text}</button>'
+            width = " long" if name in LONG else ""
+            cells.append(f'<td class="{kind}{width}" data-head="{head}"><span dir="auto">{text}</span></td>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    header = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    return (
+        f'{caption}<div class="scrolled" role="region" tabindex="0" aria-label="{html.escape(title)}">'
+        f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def in_words(text: str, words: Mapping[str, str]) -> str:
+    """A remark in the language of the words; English, and what is no remark, as it is."""
+    if not isinstance(text, Remark):
+        return text
+    told = words.get(f"remark.{text.key}")
+    return text if told is None else told.format(**text.places)
 
 
 def said(text: str) -> str:

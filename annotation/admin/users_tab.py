@@ -10,22 +10,26 @@ from typing import Any
 from annotation import audit, campaigns, managing
 from annotation.accounts import Account, AccountError
 from annotation.admin.dashboard_tab import API
-from annotation.admin.desk import NOTHING, Call, Desk, frame, links, number_of, said
+from annotation.admin.desk import NOTHING, Call, Desk, links, number_of, said, table_html
 from annotation.figure_tables import Table
 from annotation.records import ROLES
 
 STATES = {"pause": "paused", "resume": "active", "close": "closed"}
 AUDIT_SHOWN = 200
+NO_CAMPAIGN = 0  # in the list of campaigns to join
 
 
-def build(desk: Desk) -> tuple[Any, list[Any]]:
-    """Components and events of the tab. Returns what fills its tables and lists, a function of the call, and those."""
+def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
+    """Components and events of the tab. Returns what fills its tables and lists, a function of the call, and those.
+
+    An invite is to the campaign that is `chosen`, unless another one is given.
+    """
     gr, say = desk.gr, desk.say
     with gr.Tabs():
         with gr.Tab(say("users.title")):
             show_users, users = _users(desk)
         with gr.Tab(say("invites.title")):
-            show_invites, invites = _invites(desk)
+            show_invites, invites = _invites(desk, chosen)
         with gr.Tab(say("audit.title")):
             show_audit, entries = _audit(desk)
 
@@ -40,7 +44,7 @@ def build(desk: Desk) -> tuple[Any, list[Any]]:
 
 def _users(desk: Desk) -> tuple[Any, list[Any]]:
     gr, say = desk.gr, desk.say
-    table = desk.table(say("users.title"), max_height=420)
+    table = desk.table()
     files = gr.HTML()
     user = desk.choice(label=say("users.user"), elem_id="user")
     with gr.Row():
@@ -59,7 +63,8 @@ def _users(desk: Desk) -> tuple[Any, list[Any]]:
 
     def show(call: Call, chosen: str | None = None) -> list[Any]:
         found = accounts.accounts()
-        shown_users = frame(users_table(found), call.words, translated=("role", "state"))
+        translated = ("role", "state", "has_password")
+        shown_users = table_html(users_table(found), call.words, call.words["users.title"], translated=translated)
         choices = [(f"{each.name} ({each.id})", each.id) for each in found if each.name is not None]
         known = {each for _, each in choices}
         files = links([(call.words["csv"], f"{API}/users.csv")])
@@ -127,7 +132,7 @@ def _named(accounts: list[Account], user_id: str | None) -> Account:
 # ---- invites --------------------------------------------------------------------------------------------------
 
 
-def _invites(desk: Desk) -> tuple[Any, list[Any]]:
+def _invites(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     gr, say = desk.gr, desk.say
     with gr.Row():
         role = gr.Radio(label=say("users.role"), choices=list(ROLES), value=ROLES[0])
@@ -138,7 +143,7 @@ def _invites(desk: Desk) -> tuple[Any, list[Any]]:
     make = gr.Button(say("invites.make"), variant="primary")
     link = gr.Textbox(label=say("invites.link"), interactive=False, buttons=["copy"])
     told = gr.HTML()
-    table = desk.table(say("invites.title"), max_height=320)
+    table = desk.table()
     with gr.Row(elem_classes="bar"):
         invite = desk.choice(label=say("invites.invite"))
         revoke = gr.Button(say("invites.revoke"), scale=0, min_width=260)
@@ -161,13 +166,17 @@ def _invites(desk: Desk) -> tuple[Any, list[Any]]:
             for each in found
         )
         usable = [(f"{each.id[:12]} {each.note}", each.id) for each in found if state(each) == "usable"]
-        with desk.store.reading() as connection:
-            names = [(each.name, each.id) for each in campaigns.all_campaigns(connection)]
         return [
-            gr.Dropdown(choices=[(call.words["invites.all"], 0), *names], value=0),
-            frame(Table(columns, rows), call.words, translated=("role", "state")),
+            table_html(Table(columns, rows), call.words, call.words["invites.title"], translated=("role", "state")),
             gr.Dropdown(choices=usable, value=None),
         ]
+
+    def campaign_choices(call: Call, campaign_id: int | None) -> list[Any]:
+        with desk.store.reading() as connection:
+            names = [(each.name, each.id) for each in campaigns.all_campaigns(connection)]
+        known = {each for _, each in names}
+        choices = [(call.words["invites.all"], NO_CAMPAIGN), *names]
+        return [gr.Dropdown(choices=choices, value=campaign_id if campaign_id in known else NO_CAMPAIGN)]
 
     def invited(call: Call, role: str, campaign_id: int | None, uses: Any, days: Any, note: str) -> list[Any]:
         token = kept.make(
@@ -186,9 +195,10 @@ def _invites(desk: Desk) -> tuple[Any, list[Any]]:
         kept.revoke(invite_id, by=call.manager.id)
         return [said(call.words["invites.revoked"]), *show(call)]
 
-    filled = [own, table, invite]
+    filled = [table, invite]
     desk.on(make.click, invited, [role, own, uses, days, note], [link, told, *filled])
     desk.on(revoke.click, take_back, [invite], [told, *filled])
+    desk.on(chosen.change, campaign_choices, [chosen], [own])
     return show, filled
 
 
@@ -201,13 +211,14 @@ def _audit(desk: Desk) -> tuple[Any, list[Any]]:
         verify = gr.Button(say("audit.verify"), variant="primary", scale=0, min_width=200)
         again = gr.Button(say("refresh"), scale=0, min_width=120)
     told = gr.HTML()
-    table = desk.table(say("audit.title"), max_height=600)
+    table = desk.table()
     files = gr.HTML()
 
     def show(call: Call) -> list[Any]:
         with desk.store.reading() as connection:
             rows = managing.audit_rows(connection, limit=AUDIT_SHOWN)
-        return [frame(audit_table(rows), call.words), links([(call.words["csv"], f"{API}/audit.csv")])]
+        shown_entries = table_html(audit_table(rows), call.words, call.words["audit.title"])
+        return [shown_entries, links([(call.words["csv"], f"{API}/audit.csv")])]
 
     def check(call: Call) -> list[Any]:
         with desk.store.snapshot() as connection:

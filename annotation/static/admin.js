@@ -24,7 +24,7 @@ async function tell(text, signIn = false) {
   button.textContent = close;
   button.addEventListener("click", clear);
   const link = document.createElement("a");
-  link.href = "/login";
+  link.href = "/login?to=/admin";
   link.textContent = sign_in;
   place.replaceChildren(title, said, ...(signIn ? [link] : []), button);
 }

@@ -112,13 +112,40 @@ def content(store: Store) -> list[Any]:
 
 def test_the_page_is_for_managers(as_role) -> None:
     answer = as_role("").get("/admin", follow_redirects=False)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?to=/admin")
     for role in ("annotator", "adjudicator"):
         assert as_role(role).get("/admin").status_code == 403
         assert as_role(role).get("/admin/config").status_code == 403
     answer = as_role("manager").get("/admin")
     assert answer.status_code == 200
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_browser_of_somebody_else_gets_a_page_with_ways_on(as_role) -> None:
+    client = as_role("annotator")
+    answer = client.get("/admin", headers={"accept": "text/html", "accept-language": "en"})
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "text/html; charset=utf-8")
+    assert "This page is for managers. You are signed in as Ann, with the role annotator." in answer.text
+    assert '<a href="/annotate">' in answer.text
+    german = client.get("/admin", headers={"accept": "text/html", "accept-language": "de"})
+    assert "Diese Seite ist für die Verwaltung. Sie sind als Ann angemeldet" in german.text
+    assert client.get("/admin").json()["detail"].startswith("this is for managers")
+    assert client.get("/admin/config", headers={"accept": "text/html"}).json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "leads_to"),
+    [("/admin", "/admin"), ("", "/annotate"), ("//evil.example", "/annotate"), ("https://evil.example", "/annotate")]
+    + [(bad, "/annotate") for bad in ("/admin@evil.example", "/\\evil.example", "/admin\r\nx: y", "javascript:1")],
+)
+def test_signing_in_leads_back_to_a_page_of_ours_alone(as_role, asked: str, leads_to: str) -> None:
+    client = as_role("")
+    form = client.get("/login", params={"to": asked}).text
+    assert f'<input type="hidden" name="to" value="{leads_to}">' in form
+    wrong = client.post("/login", data={"name": "Mara", "password": "another one", "to": asked})
+    assert f'<input type="hidden" name="to" value="{leads_to}">' in wrong.text
+    answer = client.post("/login", data={"name": "Mara", "password": PASSWORD, "to": asked}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, leads_to)
 
 
 @pytest.mark.parametrize("role", ["", "annotator", "adjudicator"])
@@ -345,7 +372,16 @@ def test_a_form_gives_the_settings_that_filled_it() -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "value"), [("aspects", "helpful: many"), ("gold_share", 2), ("order", "best")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("aspects", "helpful: many"),
+        ("aspects", "true"),
+        ("aspects", "helpful: 5\nhonest"),
+        ("gold_share", 2),
+        ("order", "best"),
+    ],
+)
 def test_a_form_that_cannot_be_is_refused(name: str, value: Any) -> None:
     filled = {field: field_value(CampaignSettings(), field) for field in FIELDS}
     with pytest.raises(CampaignError):

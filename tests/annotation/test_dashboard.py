@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import time
 import zipfile
 from collections.abc import Callable
@@ -15,7 +16,9 @@ import pytest
 import sqlalchemy as sa
 
 from annotation import campaigns, gold, managing
-from annotation.admin.words import LANGUAGES, language_of, words_in
+from annotation.admin.dashboard_tab import annotators_table, headline_html
+from annotation.admin.desk import table_html
+from annotation.admin.words import language_of, words_in
 from annotation.cards import show
 from annotation.dashboard import Dashboard, Figures
 from annotation.figure_tables import Table, tables
@@ -25,6 +28,7 @@ from annotation.records import GoldScore, Judgment, Said
 from annotation.reliability import per_day
 from annotation.routes.manage import csv_answer
 from annotation.service import AnnotationService
+from annotation.stats.remarks import ENGLISH
 from annotation.store import Store
 from annotation.tables import audit as audit_entry
 from annotation.tables import item, slot
@@ -286,6 +290,78 @@ def test_agreement_over_time_is_by_the_day_of_an_items_last_vote(desk: Desk, das
     assert [row[:2] for row in table.rows] == [("2026-03-02", 1.0), ("2026-03-03", 0.0)]
 
 
+def test_gold_is_counted_apart_in_all_that_counts_progress(desk: Desk, store: Store) -> None:
+    work, known, live = desk.add(*(comparison(number) for number in range(1, 4)))
+    managing.mark_gold(store, 1, {known: (1, 2)}, by=None, at=1.0)
+    for item_id, role in ((work, "work"), (known, "gold"), (live, "live")):
+        desk.say(item_id, "ann", role=role, created_at=900.0)
+    figures = Dashboard(store, clock=lambda: 1000.0).figures(1)
+    assert sum(count for _, count in figures.per_day) == figures.pace.last_hour == 1
+    # of an annotator all that stand, and the page says so
+    (ann,) = figures.workers
+    assert ann.judgments == 3
+    assert ("all_judgments", "count") in annotators_table(figures, words_in("en")).columns
+
+
+def test_no_pace_is_told_of_less_than_an_hour_and_an_idle_hour_is_said(desk: Desk, store: Store) -> None:
+    items = desk.add(*(comparison(number) for number in range(1, 5)))
+    for item_id, at in zip(items[:2], (1_000_000.0, 1_000_060.0), strict=True):
+        desk.say(item_id, "ann", created_at=at)
+    words = words_in("en")
+
+    def head(now: float) -> str:
+        overview, pace = Dashboard(store, clock=lambda: now).overview(1)
+        overview = dataclasses.replace(overview, judgments=2)
+        return headline_html(overview, pace, words)
+
+    young = head(1_000_120.0)
+    assert "no pace yet: the first vote is less than an hour old" in young
+    assert "2 in the last hour" in young
+    assert words["headline.nobody_works"] not in young
+    assert words["headline.nobody_works"] in head(1_000_000.0 + 3 * 3600)
+
+
+ENGLISH_WORDS = re.compile(
+    r"\b(agrees?|others|usual|cases?|gave|answers?|votes?|chose|takes?|items?|guess\w*|the|of|to|and|is|by|no|yet|hour)\b"
+)
+
+
+def test_a_german_dashboard_has_no_english_words(desk: Desk, store: Store) -> None:
+    """All remarks there are, on what managers see at first."""
+    items = desk.add(*(comparison(number) for number in range(1, 61)))
+    orders = [[0, 1], [1, 0]]
+    for number, item_id in enumerate(items):
+        for who in ("ann", "bob", "cyd"):
+            desk.say(item_id, who, (1, 2), shown_order=orders[number % 2], active_ms=9000)
+        # the left one, at once
+        left = (1, 2) if number % 2 == 0 else (2, 1)
+        desk.say(item_id, "eve", left, shown_order=orders[number % 2], active_ms=500)
+    managing.mark_gold(store, 1, dict.fromkeys(items[:8], (1, 2)), by=None, at=1.0)
+    german = words_in("de")
+    figures = Dashboard(store, clock=lambda: 1000.0).figures(1)
+    eve = next(each for each in figures.workers if each.annotator == "eve")
+    assert {each.key for each in eve.reasons} >= {"agreement", "left", "haste"}
+    found = tables(figures) | {"annotators": annotators_table(figures, german)}
+    page = headline_html(figures.overview, figures.pace, german, figures.agreement) + "".join(
+        table_html(found[name], german, german[f"table.{name}"], translated=("measure", "kind", "state"))
+        for name in ("agreement", "annotators", "bias", "answers")
+    )
+    text = re.sub("<[^>]*>", " ", page)
+    assert "stimmt mit den anderen in" in text
+    assert ENGLISH_WORDS.findall(text) == []
+    for key, english in ENGLISH.items():
+        assert ENGLISH_WORDS.search(english), key
+        assert not ENGLISH_WORDS.search(re.sub("{.*?}", "", german[f"remark.{key}"])), key
+
+
+def test_tables_show_texts_as_text_and_say_where_they_are_empty() -> None:
+    table = Table((("prompt", "text"), ("item", "count")), (("<b>${1}</b>", 7),))
+    shown = table_html(table, words_in("en"), "Items", button="item")
+    assert "&lt;b&gt;${1}&lt;/b&gt;" in shown
+    assert '<button type="button" data-value="7">7</button>' in shown
+    assert table_html(Table(table.columns, ()), words_in("en"), "Items") == '<p class="soft">Nothing yet.</p>'
+
+
 # ---- tables as files ------------------------------------------------------------------------------------------
 
 
@@ -467,11 +543,13 @@ def test_an_archive_holds_the_export_and_goes_after_an_hour(desk: Desk, store: S
 
 
 def test_both_languages_say_the_same_things() -> None:
-    keys = [set(words_in(language)) for language in LANGUAGES]
-    assert keys[0] == keys[1]
-    for key in keys[0]:
-        fields = [sorted(part.partition("}")[0] for part in words_in(each)[key].split("{")[1:]) for each in LANGUAGES]
-        assert fields[0] == fields[1], key
+    # remarks speak English for themselves
+    english = words_in("en") | {f"remark.{key}": text for key, text in ENGLISH.items()}
+    german = words_in("de")
+    assert set(english) == set(german)
+    for key, text in english.items():
+        fields = [sorted(part.partition("}")[0] for part in each.split("{")[1:]) for each in (text, german[key])]
+        assert fields[0] == fields[1] or key == "remark.unanimous", key
 
 
 @pytest.mark.parametrize(

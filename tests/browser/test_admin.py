@@ -13,7 +13,7 @@ from pathlib import Path
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.campaigns import numbered
+from tests.browser.campaigns import comparison, numbered
 from tests.browser.judge import Judge
 from tests.browser.pictures import take
 from tests.browser.server import Server
@@ -27,11 +27,10 @@ CUT_OFF = """() => [...document.querySelectorAll("label")].filter((label) => {
 
 def open_admin(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/admin")
-    if page.url.endswith("/login"):
+    if page.url.endswith("/login?to=/admin"):
         page.fill("input[name=name]", "Mara")
         page.keyboard.press("Enter")
-        page.wait_for_url("**/annotate/", wait_until="commit")
-        page.goto(f"{server.url}/admin")
+        page.wait_for_url("**/admin/", wait_until="commit")
     expect(page.get_by_role("tab", name="Dashboard")).to_be_visible()
 
 
@@ -177,7 +176,7 @@ def test_nothing_is_cut_off_on_a_phone_and_a_session_that_ended_is_said(
     page.get_by_role("button", name="Publish").click()
     expect(page.get_by_role("alert")).to_contain_text("your session has ended")
     page.get_by_role("alert").get_by_role("link", name="Sign in").click()
-    page.wait_for_url("**/login")
+    page.wait_for_url("**/login?to=/admin")
 
 
 def test_a_manager_finds_the_managers_page(server: Server, new_context: Callable[..., BrowserContext]) -> None:
@@ -195,3 +194,54 @@ def test_a_manager_finds_the_managers_page(server: Server, new_context: Callable
     ada.page.reload()
     expect(ada.page.get_by_role("link", name="My work")).to_be_visible()
     expect(ada.page.locator("a[href='/admin']:visible")).to_have_count(0)
+
+
+def test_invites_and_exports_are_of_the_campaign_that_is_chosen(
+    server: Server, new_context: Callable[..., BrowserContext]
+) -> None:
+    server.fill(numbered(2), name="First")
+    server.fill(numbered(2), name="Second")
+    server.start()
+    page = new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    open_admin(page, server)
+    top = page.locator("#campaign input")
+    expect(top).to_have_value("Second")
+    top.click()
+    page.get_by_role("option", name="First").click()
+
+    tab(page, "Data and export")
+    exported = page.get_by_label("Campaigns; none takes all")
+    expect(page.locator(".block", has=exported).locator(".token")).to_have_text("First")
+    tab(page, "Users and audit")
+    tab(page, "Invites")
+    member_of = page.get_by_label("Member of")
+    expect(member_of).to_have_value("First")
+
+    # the second link is as the first one
+    for count in (1, 2):
+        page.get_by_role("button", name="Make a link").click()
+        expect(page.get_by_role("region", name="Invites").locator("td", has_text="First")).to_have_count(count)
+    expect(member_of).to_have_value("First")
+    assert server.rows("SELECT campaign_id FROM invite") == [(1,), (1,)]
+
+
+def test_a_row_of_the_gold_list_shows_its_item(server: Server, new_context: Callable[..., BrowserContext]) -> None:
+    hostile = "${document.title = 'acted'} {{constructor.name}} <b>bold</b>"
+    server.fill([*numbered(2), comparison(hostile, "good", "bad")])
+    server.start()
+    page = new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    open_admin(page, server)
+    expect(page.get_by_role("heading", name="Manage")).to_be_visible()
+    tab(page, "Campaigns")
+    tab(page, "Gold items")
+    row = page.locator("#gold-items tr", has_text="document.title")
+    expect(row).to_contain_text(hostile)
+    row.locator("td").last.click()
+    expect(page.get_by_label("Item", exact=True)).to_have_value("3")
+    expect(page.get_by_label("Prompt and responses by position")).to_have_value(re.compile("good"))
+    page.locator("#gold-items").get_by_role("button", name="1", exact=True).press("Enter")
+    expect(page.get_by_label("Item", exact=True)).to_have_value("1")
+    assert page.title() == "Manage"
+    assert "common.complete" not in page.locator("body").inner_text()
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/login")
