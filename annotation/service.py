@@ -49,7 +49,7 @@ WORKS = (assignment.WORK, assignment.GOLD, assignment.QUALIFICATION)
 
 def _own_counts() -> sa.Select:
     """How many items an annotator holds, with a known answer and without, has judged, has skipped and has flagged."""
-    who = sa.bindparam("annotator_id")
+    who: sa.BindParameter[str] = sa.bindparam("annotator_id")
     is_known = slot.c.kind.in_((assignment.GOLD, assignment.QUALIFICATION))
 
     def items(state: str, *conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect:
