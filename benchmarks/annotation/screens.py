@@ -31,21 +31,10 @@ TOUCH = """(selector) => {
     for (const name of names) if (name !== "click" || !one.closest("a[href]")) one.dispatchEvent(new Event(name));
   }
 }"""
-# The cells of all tables on the screen, which are made as one scrolls.
-CELLS = """async () => {
-  const found = new Set();
-  for (const table of document.querySelectorAll(".virtual-table-viewport")) {
-    if (table.getClientRects().length === 0) continue;
-    table.scrollIntoView();
-    for (let top = 0; top <= table.scrollHeight; top += table.clientHeight / 2 + 1) {
-      table.scrollTop = top;
-      await new Promise(requestAnimationFrame);
-      await new Promise(requestAnimationFrame);
-      for (const cell of table.querySelectorAll(".virtual-row > *")) found.add(cell.textContent);
-    }
-  }
-  return [...found];
-}"""
+# The cells of all tables on the screen.
+CELLS = """() => [...document.querySelectorAll(".sheet td")]
+  .filter((cell) => cell.getClientRects().length > 0)
+  .map((cell) => cell.textContent)"""
 
 
 class Seen:
