@@ -92,7 +92,9 @@ def _refuse_variants(config: LoraConfig, folder: Path) -> None:
 
 
 def last_layers(folder: Path) -> int:
-    """How many decoder layers, the last ones, the adapter in a folder sits on; 0 where the first is one of them."""
+    """How many decoder layers, the last ones, the adapter in a folder sits on; 0: all, or there is no adapter."""
+    if not (folder / ADAPTER_FILE).is_file():
+        return 0
     with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
         numbers = [int(found[1]) for key in file.keys() if (found := re.search(r"\.(\d+)\.", key))]  # noqa: SIM118
     return max(numbers) + 1 - min(numbers) if min(numbers, default=0) else 0

@@ -75,6 +75,7 @@ def weights(runs: Path) -> dict[str, bytes]:
     return {str(file.relative_to(runs)): file.read_bytes() for file in files}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the stage's process in /proc")
 def test_killed_in_the_second_step_and_run_again_it_ends_as_if_it_had_not_been(recipe, tmp_path) -> None:

@@ -42,6 +42,9 @@ class Clock:
         return self.now
 
 
+NOTHING_JUDGED = {"judged": 0, "skipped": 0, "flagged": 0, "done": 0, "waiting": 0}
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -130,14 +133,14 @@ def test_an_item_is_given_judged_taken_back_and_judged_again(store: Store, ada: 
         "leased_until": 1_000_060.0,
     }
     assert sorted(card["responses"]) == ["1 first", "1 second"]
-    assert answer["progress"] == {"judged": 0, "skipped": 0, "available": 4, "total": 4, "done": 0}
+    assert answer["progress"] == {**NOTHING_JUDGED, "available": 4, "total": 4}
     assert answer["annotator"]["name"] == "Ada"
 
     body = a_judgment("1", ranks=[2, 1], strength=3)
     saved = ada.post("/api/v1/judgments", json=body)
     assert saved.status_code == 201
     assert saved.json()["saved"] == {"judgment_id": body["id"], "item_id": "1", "revision": 1}
-    assert saved.json()["progress"] == {"judged": 1, "skipped": 0, "available": 3, "total": 4, "done": 1}
+    assert saved.json()["progress"] == {**NOTHING_JUDGED, "judged": 1, "available": 3, "total": 4, "done": 1}
 
     undo = {"client": "tab-1", "id": str(uuid.uuid4())}
     undone = ada.post("/api/v1/undo", json=undo)
@@ -168,7 +171,7 @@ def test_a_skip_keeps_its_reason(store: Store, ada: TestClient) -> None:
     item_id = next_item(ada)
     body = a_judgment(item_id, kind="skip", ranks=None, reason="both are in Dutch ⚓")
     progress = ada.post("/api/v1/judgments", json=body).json()["progress"]
-    assert progress == {"judged": 0, "skipped": 1, "available": 3, "total": 4, "done": 0}
+    assert progress == {**NOTHING_JUDGED, "skipped": 1, "available": 3, "total": 4}
     with store.reading() as connection:
         assert connection.execute(sa.select(judgment.c.reason)).scalar_one() == "both are in Dutch ⚓"
     assert next_item(ada) == "2"
