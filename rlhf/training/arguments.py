@@ -77,13 +77,12 @@ class ModelArguments:
         default="all-linear",
         metadata={"help": "Layers with an adapter: all-linear, or names joined by commas such as q_proj,v_proj."},
     )
-
     lora_last_layers: int = field(
         default=0,
         metadata={
             "help": "Adapters on the last so many decoder layers alone; 0: on all. The layers before them are computed "
-            "once for all models of a pass, and keep nothing for the backward pass: faster and smaller, but less is "
-            "learnt; a quarter of the layers is usual."
+            "once for all models of a pass, and keep nothing for the backward pass: faster and smaller, but what "
+            "lower layers would learn is lost."
         },
     )
 

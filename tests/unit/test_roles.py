@@ -99,15 +99,20 @@ def test_what_a_role_says_does_not_depend_on_the_roles_beside_it(backbone, role)
             assert (one is None and other is None) or one.equal(other), field
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_layers_without_an_adapter_are_computed_once_and_change_no_bit(tiny_model, fill_adapter, checkpointing) -> None:
+def backbone_on_last_layers(tiny_model, fill_adapter, **last_layers: int) -> Backbone:
+    """Four layers, adapters on the last so many of them as if trained, and heads."""
     backbone = Backbone(tiny_model(num_hidden_layers=4))
-    for number, (name, count) in enumerate({"policy": 1, "value": 2, "reward": 2}.items()):
+    for number, (name, count) in enumerate(last_layers.items()):
         settings = ModelArguments(lora_r=4, lora_alpha=8, lora_last_layers=count)
         backbone.add_adapter(name, settings.lora_config(backbone.config))
         fill_adapter(backbone, name, seed=number)
-    for name in ("value", "reward"):
         torch.nn.init.normal_(backbone.add_head(name).linear.weight)
+    return backbone
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_without_an_adapter_are_computed_once_and_change_no_bit(tiny_model, fill_adapter, checkpointing) -> None:
+    backbone = backbone_on_last_layers(tiny_model, fill_adapter, policy=1, value=2, reward=2)
     backbone.train_only(adapters=["policy", "value"], heads=["value"])
     backbone.train()
     if checkpointing:
@@ -138,13 +143,7 @@ def test_layers_without_an_adapter_are_computed_once_and_change_no_bit(tiny_mode
 
 
 def test_roles_with_adapters_on_different_layers_meet_in_any_pass(tiny_model, fill_adapter) -> None:
-    backbone = Backbone(tiny_model(num_hidden_layers=4))
-    for number, (name, count) in enumerate({"policy": 1, "value": 2, "reward": 0}.items()):
-        settings = ModelArguments(lora_r=4, lora_alpha=8, lora_last_layers=count)
-        backbone.add_adapter(name, settings.lora_config(backbone.config))
-        fill_adapter(backbone, name, seed=number)
-    for name in ("value", "reward"):
-        torch.nn.init.normal_(backbone.add_head(name).linear.weight)
+    backbone = backbone_on_last_layers(tiny_model, fill_adapter, policy=1, value=2, reward=0)
     alone = {role.name: backbone(BATCH, [role])[role.name] for role in ROLES}
     for roles in (those for count in (2, 3, 4) for those in permutations(ROLES, count)):
         for name, output in backbone(BATCH, roles).items():
