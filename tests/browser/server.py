@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,14 +20,20 @@ from annotation.service import AnnotationService
 from annotation.store import Store
 from benchmarks.annotation import server
 from rlhf.data.comparisons import Comparison
+from tests.browser.forked import Fork
 
 
 class Server(server.Server):
-    """`rlhf annotate` on a SQLite file of its own."""
+    """`rlhf annotate` on a SQLite file of its own; `forked` spares its process the imports."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, forked: bool = True):
+        self.forked = forked
         self.file = folder / "annotations.db"
         super().__init__(f"sqlite:///{self.file}", folder / "server.log")
+
+    def run(self, arguments: Sequence[str]) -> subprocess.Popen[bytes] | Fork:
+        # a fork has the environment of all others
+        return Fork(arguments, self.log) if self.forked and self.environment is None else super().run(arguments)
 
     def fill(
         self, comparisons: Sequence[Comparison], *, name: str = "Plain words", overlap: int = 1, **more: Any

@@ -1,0 +1,61 @@
+"""Servers as forks of one process that has imported Gradio, which takes seconds of processor for each.
+
+A fork is a process of its own, killed and stopped like any other. How long the app takes to start is measured on
+processes that are not.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PRELOADED = "tests.browser.preloaded"
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([PRELOADED])
+
+
+class Fork:
+    """`python -m rlhf.cli ARGUMENTS` with its output added to a file, as `subprocess.Popen` would hold it."""
+
+    def __init__(self, arguments: Sequence[str], log: Path):
+        self.arguments = list(arguments)
+        self._process = FORKS.Process(target=become, args=(self.arguments, log), daemon=True)
+        self._process.start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises:
+        subprocess.TimeoutExpired: it has not ended by then.
+        """
+        self._process.join(timeout)
+        status = self._process.exitcode
+        if status is None:
+            raise subprocess.TimeoutExpired(self.arguments, timeout or 0.0)
+        return status
+
+
+def become(arguments: Sequence[str], log: Path) -> None:
+    """What the fork runs; its end is the end of the process."""
+    assert PRELOADED in sys.modules, f"{PRELOADED} could not be imported where servers are forked from"
+    with log.open("ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    from rlhf.cli import main
+
+    sys.exit(main(arguments))
