@@ -1,4 +1,7 @@
-"""What the README and the docs say is what runs: their commands, word for word, on the embedded model."""
+"""What the README and the docs say is what runs: their commands, word for word.
+
+They run on the embedded model, which takes minutes, and in every run of the tests on a tiny one with its tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +41,19 @@ def commands(document: str) -> list[str]:
     return [line for line in lines if line.startswith("rlhf ")]
 
 
-def run_all(document: str, folder: Path) -> list[str]:
-    """Run a document's commands in a folder that has the repository's configs; their names, in order."""
+def run_all(document: str, folder: Path, model: Path | None = None) -> list[str]:
+    """Run a document's commands in a folder that has the repository's configs; their names, in order.
+
+    `model` takes the place of the model that the first stage starts from; later ones build on what it has made.
+    """
     if not (folder / "configs").exists():
         (folder / "configs").symlink_to(ROOT / "configs")
     names = []
     for line in commands(document):
         _, name, *rest = shlex.split(line)
         command = [sys.executable, "-m", "rlhf.cli", name, *rest, *shlex.split(SHORTENED.get(name, ""))]
+        if name == "sft" and model is not None:
+            command += ["--model", str(model)]
         if name == "annotate" and rest[0].startswith("--"):
             judge_all(command, folder)
         else:
@@ -82,10 +90,14 @@ def judge_all(command: list[str], folder: Path) -> None:
         server.stdout.close()
 
 
-@pytest.mark.real_model
 @pytest.mark.timeout(900)
-def test_the_readme_takes_a_newcomer_from_demonstrations_to_a_judged_policy(tmp_path: Path) -> None:
-    ran = run_all("README.md", tmp_path)
+@pytest.mark.parametrize(
+    "size", ["tiny", pytest.param("whole", marks=[pytest.mark.slow, pytest.mark.real_model])], ids=str
+)
+def test_the_readme_takes_a_newcomer_from_demonstrations_to_a_judged_policy(
+    size: str, tiny_chat_model: Path, tmp_path: Path
+) -> None:
+    ran = run_all("README.md", tmp_path, tiny_chat_model if size == "tiny" else None)
     assert ran == ["sft", "sample", "annotate", "annotate export", "reward", "ppo", "dpo", "evaluate"]
     metrics = json.loads((tmp_path / "runs" / "ppo_vs_sft" / "metrics.json").read_text())
     assert metrics["win_rate"]["n"] == 120
