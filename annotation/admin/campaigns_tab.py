@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from annotation import campaigns, managing
-from annotation.admin.desk import Call, Desk, number_of, said, table_html
+from annotation.admin.desk import Call, Desk, Mistake, number_of, said, table_html
 from annotation.assignment import GOLD, QUALIFICATION
-from annotation.campaigns import ASKED, ORDERS, STATES, VIEWS, Aspect, Campaign, CampaignError, CampaignSettings
+from annotation.campaigns import ASKED, ORDERS, STATES, VIEWS, Aspect, Campaign, CampaignSettings
 from annotation.figure_tables import Table
 from annotation.rendering import render
-from rlhf.data.comparisons import DataError
 
 SWITCHES = ("members_only", "both_bad", "strength", "edits", "live")
 SHARES = ("random_share", "gold_share", "gold_accuracy", "qualification_accuracy")
@@ -72,10 +71,10 @@ def named(campaign_id: int | None) -> int:
     """The campaign that is chosen.
 
     Raises:
-        CampaignError: none is.
+        Mistake: none is.
     """
     if campaign_id is None:
-        raise CampaignError("no campaign is chosen; choose one above, or make one")
+        raise Mistake("mistake.no_campaign")
     return campaign_id
 
 
@@ -93,7 +92,7 @@ def _new(desk: Desk, chosen: Any, fill_choices: Any) -> Any:
 
     def fill(call: Call, name: str, overlap: Any, kind: str, file: str | None) -> list[Any]:
         if not file:
-            raise DataError("no file was given; choose one")
+            raise Mistake("mistake.no_file")
         done = managing.fill_campaign(
             desk.store,
             Path(file),
@@ -193,6 +192,7 @@ def settings_of(values: dict[str, Any]) -> CampaignSettings:
 
     Raises:
         CampaignError: a value is not allowed.
+        Mistake: an aspect or a number is not written as one.
     """
     given = dict(values)
     for name in ("skip_reasons", "flag_reasons"):
@@ -210,9 +210,9 @@ def _lines(text: str | None) -> tuple[str, ...]:
 def _aspect(line: str) -> Aspect:
     name, colon, levels = line.rpartition(":")
     if not colon:
-        raise CampaignError(f"aspect {line!r} has no levels; write it as {line}: 5")
+        raise Mistake("mistake.no_levels", aspect=line)
     if not levels.strip().isdecimal():
-        raise CampaignError(f"aspect {line!r} has {levels.strip()!r} levels; write it as helpful: 5")
+        raise Mistake("mistake.levels", aspect=line, levels=levels.strip())
     return Aspect(name.strip(), int(levels))
 
 
@@ -331,7 +331,7 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
 
     def read(call: Call, campaign_id: int | None, path: str | None, kind: str) -> list[Any]:
         if not path:
-            raise DataError("no file was given; choose one")
+            raise Mistake("mistake.no_file")
         own = named(campaign_id)
         marked, added = managing.mark_gold_from_file(
             desk.store, own, Path(path), kind=kind, by=call.manager.id, at=call.at
@@ -359,11 +359,11 @@ def ranks_of(text: str | None) -> Sequence[int]:
     """Ranks as a manager writes them: "1, 2" or "2 1 1".
 
     Raises:
-        DataError: these are no numbers.
+        Mistake: these are no numbers.
     """
     parts = [part for part in re.split(r"[\s,;]+", text or "") if part]
     if not parts or not all(part.isdecimal() and part.isascii() and len(part) <= 2 for part in parts):
-        raise DataError(f"ranks are {text!r}; give one per response, such as 1, 2")
+        raise Mistake("mistake.ranks", ranks=text or "")
     return [int(part) for part in parts]
 
 

@@ -11,10 +11,9 @@ from typing import Any
 from annotation import campaigns, managing
 from annotation.admin.campaigns_tab import named, upload
 from annotation.admin.dashboard_tab import API
-from annotation.admin.desk import Call, Desk, links, number_of, said
+from annotation.admin.desk import Call, Desk, Mistake, links, number_of, said
 from annotation.assignment import GOLD, QUALIFICATION
 from annotation.exporting.options import AGGREGATIONS, CONTAINERS, FORMS, WHEN_SPLIT
-from rlhf.data.comparisons import DataError
 
 SWITCHES = ("plain", "edit_pairs", "best", "include_gold")
 
@@ -80,7 +79,7 @@ def build(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
 
     def fill(call: Call, campaign_id: int | None, path: str | None, kind: str) -> list[Any]:
         if not path:
-            raise DataError("no file was given; choose one")
+            raise Mistake("mistake.no_file")
         with desk.store.reading() as connection:
             found = campaigns.find(connection, named(campaign_id))
         done = managing.fill_campaign(

@@ -34,6 +34,18 @@ class Call:
     address: str
 
 
+class Mistake(ValueError):
+    """What a manager left out or wrote wrong, as a text of the page; in English where nobody's language is known."""
+
+    def __init__(self, key: str, **values: Any):
+        self.key = key
+        self.values = values
+        super().__init__(self.told(words_in("en")))
+
+    def told(self, words: Mapping[str, str]) -> str:
+        return words[self.key].format(**self.values)
+
+
 @dataclass(frozen=True)
 class Desk:
     """What the tabs are built with: Gradio, its dictionary, and the parts of the app that they work on."""
@@ -90,12 +102,14 @@ class Desk:
         def run(request: Any, *values: Any) -> Any:
             call = self._call(request.request)
             if call is None:
-                raise gr.Error("this page is for managers: sign in as one", print_exception=False)
+                words = self._words(request.request)
+                raise gr.Error(words["mistake.no_manager"], title=words["failed"], print_exception=False)
             try:
                 answer = action(call, *values)
                 return answer if len(outputs) > 1 else answer[0]
             except (ValueError, OSError, StoreUnavailable) as error:
-                text = html.escape(str(error)).replace("\n", "<br>")
+                message = error.told(call.words) if isinstance(error, Mistake) else str(error)
+                text = html.escape(message).replace("\n", "<br>")
                 raise gr.Error(text, duration=None, print_exception=False, title=call.words["failed"]) from None
 
         def run_with_event(request: Any, happened: Any, *values: Any) -> Any:
@@ -118,19 +132,21 @@ class Desk:
         annotator = visitor(request, self.service)
         if annotator is None or not has_role(annotator, "manager"):
             return None
-        words = words_in(language_of(request.headers.get("accept-language", "")))
         address = self.public_url or f"{request.url.scheme}://{request.headers.get('host', '')}"
-        return Call(annotator, self.service.clock(), words, address)
+        return Call(annotator, self.service.clock(), self._words(request), address)
+
+    def _words(self, request: Request) -> Mapping[str, str]:
+        return words_in(language_of(request.headers.get("accept-language", "")))
 
 
 def number_of(value: Any, name: str) -> int:
     """A whole number that a field gave.
 
     Raises:
-        ValueError: there is none.
+        Mistake: there is none.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-        raise ValueError(f"{name} is {value!r}; give a whole number")
+        raise Mistake("mistake.number", name=name, value=value)
     return int(value)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from annotation import audit, campaigns, managing
-from annotation.accounts import Account, AccountError
+from annotation.accounts import Account
 from annotation.admin.dashboard_tab import API
-from annotation.admin.desk import NOTHING, Call, Desk, links, number_of, said, table_html
+from annotation.admin.desk import NOTHING, Call, Desk, Mistake, links, number_of, said, table_html
 from annotation.figure_tables import Table
 from annotation.records import ROLES
 
@@ -98,7 +98,7 @@ def _users(desk: Desk) -> tuple[Any, list[Any]]:
     def forget(call: Call, user_id: str | None, typed: str) -> list[Any]:
         found = _named(accounts.accounts(), user_id)
         if (typed or "").strip() != found.name:
-            raise AccountError(call.words["users.not_confirmed"].format(name=found.name))
+            raise Mistake("users.not_confirmed", name=found.name)
         accounts.erase(found.id, by=call.manager.id)
         return [*after(call, "", call.words["users.erased"].format(id=found.id)), ""]
 
@@ -126,7 +126,7 @@ def _named(accounts: list[Account], user_id: str | None) -> Account:
     for each in accounts:
         if each.id == user_id and each.name is not None:
             return each
-    raise AccountError("no user is chosen; choose one from the list")
+    raise Mistake("mistake.no_user")
 
 
 # ---- invites --------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def _invites(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
 
     def take_back(call: Call, invite_id: str | None) -> list[Any]:
         if not invite_id:
-            raise AccountError("no invite is chosen; choose one from the list")
+            raise Mistake("mistake.no_invite")
         kept.revoke(invite_id, by=call.manager.id)
         return [said(call.words["invites.revoked"]), *show(call)]
 

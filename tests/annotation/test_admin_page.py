@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from annotation import campaigns
 from annotation.admin.campaigns_tab import FIELDS, field_value, ranks_of, settings_of
 from annotation.admin.data_tab import command_line, options_of
+from annotation.admin.desk import Mistake
 from annotation.admin_page import build_page
 from annotation.api import create_app
 from annotation.campaigns import Aspect, CampaignError, CampaignSettings
@@ -30,7 +31,6 @@ from annotation.routes.access import cookie_name
 from annotation.service import AnnotationService
 from annotation.store import Store
 from annotation.tables import annotator, audit, judgment
-from rlhf.data.comparisons import DataError
 from tests.annotation.items import comparison
 from tests.annotation.saying import Desk
 
@@ -287,6 +287,8 @@ def test_a_mistake_is_told_in_words_and_as_text(as_role) -> None:
     answer = call(client, function["id"], [1, 1, "<img src=x>", "gold", 1, False])
     assert answer.status_code == 500
     assert answer.json()["error"] == "ranks are &#x27;&lt;img src=x&gt;&#x27;; give one per response, such as 1, 2"
+    german = call(client, function["id"], [1, 1, "one", "gold", 1, False], **{"accept-language": "de"})
+    assert german.json()["error"] == "Ränge sind &#x27;one&#x27;; einen je Antwort angeben, etwa 1, 2"
 
 
 def test_the_page_speaks_the_browsers_language(as_role) -> None:
@@ -384,7 +386,7 @@ def test_a_form_gives_the_settings_that_filled_it() -> None:
 )
 def test_a_form_that_cannot_be_is_refused(name: str, value: Any) -> None:
     filled = {field: field_value(CampaignSettings(), field) for field in FIELDS}
-    with pytest.raises(CampaignError):
+    with pytest.raises((CampaignError, Mistake)):
         settings_of(filled | {name: value})
 
 
@@ -395,7 +397,7 @@ def test_ranks_are_read_as_people_write_them(text: str, ranks: list[int]) -> Non
 
 @pytest.mark.parametrize("text", ["", None, "first", "1, -2", "1.5"])
 def test_ranks_that_are_no_numbers_are_refused(text: str | None) -> None:
-    with pytest.raises(DataError):
+    with pytest.raises(Mistake):
         ranks_of(text)
 
 
