@@ -177,6 +177,8 @@ def table_html(
 ) -> str:
     """A table as HTML with all texts escaped; on a phone each row is a list of its values. One line where it is empty.
 
+    More than one row can be sorted by their heads, but where they are a page of a longer list that has buttons.
+
     Args:
         table: what is shown.
         words: what the page says, by key.
@@ -199,8 +201,11 @@ def table_html(
             if name == button:
                 text = f'<button type="button" data-value="{text}">{text}</button>'
             width = " long" if name in LONG else ""
-            cells.append(f'<td class="{kind}{width}" data-head="{head}"><span dir="auto">{text}</span></td>')
+            order = f' data-order="{float(value)!r}"' if isinstance(value, (int, float)) else ""
+            cells.append(f'<td class="{kind}{width}"{order} data-head="{head}"><span dir="auto">{text}</span></td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
+    if len(rows) > 1 and not button:
+        heads = [f'<button type="button" class="sort">{head}</button>' for head in heads]
     header = "".join(f'<th scope="col">{head}</th>' for head in heads)
     return (
         f'{caption}<div class="scrolled" role="region" tabindex="0" aria-label="{html.escape(title)}">'

@@ -59,5 +59,25 @@ window.fetch = async (...request) => {
   return answer;
 };
 
+/** Sort the rows of a table by the column of a head, the other way round if they are; what has no figure comes last. */
+function sort(head) {
+  const table = head.closest("table");
+  const way = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", way === 1 ? "ascending" : "descending");
+  const rows = [...table.tBodies[0].rows].map((row) => {
+    const cell = row.cells[head.cellIndex];
+    return { row, order: cell.dataset.order && Number(cell.dataset.order), text: cell.textContent.trim() };
+  });
+  const figures = rows.some(({ order }) => order !== undefined);
+  const lacking = ({ order, text }) => (figures ? order === undefined : text === "");
+  rows.sort((a, b) => lacking(a) - lacking(b) || way * (figures ? a.order - b.order : a.text.localeCompare(b.text, language, { numeric: true })));
+  table.tBodies[0].append(...rows.map(({ row }) => row));
+}
+
+document.addEventListener("click", (event) => {
+  const head = event.target.closest("th:has(> .sort)");
+  if (head) sort(head);
+});
 document.addEventListener("click", (event) => event.target.closest("button") && !place.contains(event.target) && clear(), { capture: true });
 document.body.append(place);

@@ -362,6 +362,15 @@ def test_tables_show_texts_as_text_and_say_where_they_are_empty() -> None:
     assert table_html(Table(table.columns, ()), words_in("en"), "Items") == '<p class="soft">Nothing yet.</p>'
 
 
+def test_heads_sort_where_all_rows_are_there() -> None:
+    rows = (("Ada", 7), ("Ben", None))
+    table = Table((("annotator", "text"), ("judgments", "count")), rows)
+    assert table_html(table, words_in("en"), "People").count('class="sort"') == 2
+    assert table_html(table, words_in("en"), "People").count('data-order="7.0"') == 1
+    assert "sort" not in table_html(table, words_in("en"), "Items", button="judgments")
+    assert "sort" not in table_html(Table(table.columns, rows[:1]), words_in("en"), "People")
+
+
 # ---- tables as files ------------------------------------------------------------------------------------------
 
 

@@ -136,6 +136,12 @@ def test_a_manager_makes_a_campaign_and_sees_how_it_goes(
     page.get_by_role("button", name="Pause: no more work").click()
     expect(page.locator(".said", has_text="Ada is paused now.")).to_be_visible()
     assert server.rows("SELECT state FROM annotator WHERE name = 'Ada'") == [("paused",)]
+    people = page.get_by_role("region", name="Users", exact=True)
+    name = people.get_by_role("columnheader", name="name", exact=False).first
+    for way, names in (("ascending", ["Ada", "Mara"]), ("descending", ["Mara", "Ada"])):
+        name.get_by_role("button").click()
+        expect(name).to_have_attribute("aria-sort", way)
+        assert people.locator("tbody td:nth-child(2)").all_text_contents() == names
     findings += serious(page)
 
     assert findings == []
