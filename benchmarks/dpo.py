@@ -24,7 +24,7 @@ def ours(case: Case, work: Workload, turns: Turns, scratch: str) -> None:
 
     args = DPOArguments(**our_settings(case, scratch))
     backbone = Backbone(causal_lm(case))
-    backbone.add_adapter("policy", args.lora_config(backbone.config))
+    backbone.add_adapter("policy", args.lora_config(backbone.model))
     phases = StepPhases(backbone, turns)
     trainer = DPOTrainer(
         backbone,

@@ -33,7 +33,7 @@ def ours(case: Case, work: Workload, turns: Turns, scratch: str) -> None:
 
     backbone = Backbone(causal_lm(case))
     settings = ModelArguments(lora_r=case.lora_r, lora_alpha=2 * case.lora_r)
-    backbone.add_adapter("policy", settings.lora_config(backbone.config))
+    backbone.add_adapter("policy", settings.lora_config(backbone.model))
     engine = build_engine(
         case.rollout_engine,
         backbone,

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def reward_backbone(model: str, roles: Sequence[Role], last_layers: int) -> Backbone:
     """Reward models of random heads, so that gradients are no zeros."""
     backbone = Backbone.load(str(resolve_model(model).backbone), dtype=torch.float32)
-    config = ModelArguments(lora_last_layers=last_layers).lora_config(backbone.config)
+    config = ModelArguments(lora_last_layers=last_layers).lora_config(backbone.model)
     for role in roles:
         backbone.add_adapter(role.name, config)
         torch.nn.init.normal_(backbone.add_head(role.name).linear.weight)

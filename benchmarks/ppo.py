@@ -93,11 +93,11 @@ def backbone_with_roles(case: Case, args: Any) -> Any:
     from rlhf.engine.backbone import Backbone
 
     backbone = Backbone(causal_lm(case))
-    backbone.add_adapter("policy", args.lora_config(backbone.config))
+    backbone.add_adapter("policy", args.lora_config(backbone.model))
     backbone.add_head("value")
-    backbone.add_adapter("reward", args.lora_config(backbone.config))
+    backbone.add_adapter("reward", args.lora_config(backbone.model))
     if case.value_model == "adapter":
-        backbone.add_adapter("value", args.lora_config(backbone.config))
+        backbone.add_adapter("value", args.lora_config(backbone.model))
     torch.nn.init.normal_(backbone.add_head("reward").linear.weight, std=0.02)
     return backbone
 

@@ -24,7 +24,7 @@ def ours(case: Case, work: Workload, turns: Turns, scratch: str) -> None:
 
     args = RewardArguments(**our_settings(case, scratch))
     backbone = Backbone(causal_lm(case))
-    backbone.add_adapter("reward", args.lora_config(backbone.config))
+    backbone.add_adapter("reward", args.lora_config(backbone.model))
     backbone.add_head("reward")
     phases = StepPhases(backbone, turns)
     trainer = RewardTrainer(

@@ -95,7 +95,7 @@ def add_members(backbone: Backbone, args: RewardArguments) -> None:
     1 / (hidden + 1)), so that they do not all take the same first step.
     """
     for number, role in enumerate(reward_roles(args.num_members)):
-        backbone.add_adapter(role.name, args.lora_config(backbone.config))
+        backbone.add_adapter(role.name, args.lora_config(backbone.model))
         weight = backbone.add_head(role.name).linear.weight
         if number:
             torch.nn.init.normal_(weight, std=1 / (weight.shape[1] + 1))

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_inputs(args, source, chat, RunData.of(train_file=train, eval_file=held_out))
         plan_run("dpo", args, source, [example.group for example in train_examples])
         backbone = Backbone.load(str(source.backbone), dtype=DTYPES[args.dtype], quantization=args.quantization)
-        backbone.add_adapter("policy", args.lora_config(backbone.config))
+        backbone.add_adapter("policy", args.lora_config(backbone.model))
         stage = open_stage("dpo", args, source, chat, data_files=[*args.train_file, *args.eval_file])
     trainer = DPOTrainer(backbone, args, train_dataset=train_examples, run=stage.run, backbone_path=stage.backbone_path)
     trainer.train(resume_from_checkpoint=stage.checkpoint)

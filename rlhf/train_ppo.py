@@ -231,7 +231,7 @@ def build_backbone(args: PPOArguments, path: str) -> Backbone:
     """
     backbone = Backbone.load(path, dtype=DTYPES[args.dtype], quantization=args.quantization)
     if args.policy_adapter is None:
-        backbone.add_adapter("policy", args.lora_config(backbone.config))
+        backbone.add_adapter("policy", args.lora_config(backbone.model))
     else:
         add_adapter_from(backbone, "policy", Path(args.policy_adapter))
     if args.holds_reference:
@@ -244,7 +244,7 @@ def build_backbone(args: PPOArguments, path: str) -> Backbone:
         add_reward_role(backbone, JUDGE.name, Path(args.judge_model))
     if not args.reward_model:
         if args.value_model == "adapter":
-            backbone.add_adapter("value", args.lora_config(backbone.config))
+            backbone.add_adapter("value", args.lora_config(backbone.model))
         return backbone
     for role, folder in zip(reward_roles(len(args.reward_model)), args.reward_model, strict=True):
         add_reward_role(backbone, role.name, Path(folder))

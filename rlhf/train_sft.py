@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=stage.chat.tokenizer,
-        peft_config=args.lora_config(model.config),
+        peft_config=args.lora_config(model),
         callbacks=[RunRecorder(stage.run)],
     )
     result = trainer.train(resume_from_checkpoint=stage.checkpoint)

@@ -403,9 +403,16 @@ def decoder_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
     """The layers that a model runs one after the other; empty where they cannot be told, or rows must stay as many."""
     if model.config.model_type in ROWS_FIXED:
         return []
+    name = layer_list(model)
+    return [] if name is None else list(model.get_submodule(name))
+
+
+def layer_list(model: PreTrainedModel) -> str | None:
+    """The name of the list of a model's decoder layers; None where there is no list of as many as it has."""
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    lists = (module for module in model.base_model.modules() if isinstance(module, nn.ModuleList))
-    return next((list(layers) for layers in lists if len(layers) == count), [])
+    within = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    lists = ((name, each) for name, each in model.base_model.named_modules() if isinstance(each, nn.ModuleList))
+    return next((f"{within}{name}" for name, layers in lists if len(layers) == count), None)
 
 
 def _first_layer_with(model: PreTrainedModel, adapter: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,8 +12,9 @@ import torch
 import yaml
 from accelerate.utils import DistributedType
 from peft import LoraConfig
-from transformers import PretrainedConfig, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
+from rlhf.engine.backbone import layer_list
 from rlhf.engine.memory import check_last_layers
 from rlhf.engine.precision import multiplies_bfloat16
 from rlhf.engine.quantization import check_quantization
@@ -93,24 +95,33 @@ class ModelArguments:
             return self.lora_target_modules
         return [name.strip() for name in self.lora_target_modules.split(",")]
 
-    def lora_config(self, config: PretrainedConfig) -> LoraConfig:
-        """The adapter's settings on a model of this configuration.
+    def lora_config(self, model: PreTrainedModel) -> LoraConfig:
+        """The adapter's settings on this model.
 
         Raises:
-            ValueError: it has fewer layers than lora_last_layers.
+            ValueError: it has fewer layers than lora_last_layers, or none that can be told from its other parts.
         """
-        num_layers = config.get_text_config().num_hidden_layers
-        check_last_layers(self.lora_last_layers, num_layers)
-        left_out = range(num_layers - self.lora_last_layers) if self.lora_last_layers else range(0)
-        pattern = rf"(.*\.)?(layers|h|blocks)\.({'|'.join(map(str, left_out))})\..*"
         return LoraConfig(
             r=self.lora_r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
             target_modules=self.lora_targets,
-            exclude_modules=pattern if left_out else None,
+            exclude_modules=self._layers_without_adapter(model) if self.lora_last_layers else None,
             task_type="CAUSAL_LM",
         )
+
+    def _layers_without_adapter(self, model: PreTrainedModel) -> str | None:
+        """What the names of all modules before the last layers look like; None where there is nothing before them."""
+        num_layers = model.config.get_text_config().num_hidden_layers
+        check_last_layers(self.lora_last_layers, num_layers)
+        name = layer_list(model)
+        if name is None:
+            raise ValueError(
+                f"lora_last_layers is {self.lora_last_layers}: {type(model).__name__} has no list of {num_layers} "
+                "layers, so the last ones cannot be told; leave it out"
+            )
+        before = "|".join(map(str, range(num_layers - self.lora_last_layers)))
+        return rf"{re.escape(name)}\.({before})\..*" if before else None
 
     def check_model_arguments(self) -> None:
         """Settle the type of the weights, and refuse values that no run can use."""

@@ -96,7 +96,7 @@ def backbone_of(
     backbone = Backbone(stock_model(tiny_model, family, dtype))
     target = "q_proj,k_proj,v_proj,o_proj" if family == "gpt-oss" else "all-linear"
     settings = ModelArguments(lora_r=4, lora_alpha=8, lora_target_modules=target, lora_last_layers=last_layers)
-    backbone.add_adapter("policy", settings.lora_config(backbone.config))
+    backbone.add_adapter("policy", settings.lora_config(backbone.model))
     fill_adapter(backbone, "policy")
     backbone.train_only(adapters=["policy"])
     backbone.train()  # as the Trainer does before every step

@@ -8,9 +8,9 @@ from itertools import permutations
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPTBigCodeConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, GPTBigCodeConfig, LlamaConfig
 
 from rlhf.engine.adapters import (
     adapter_tensors,
@@ -104,7 +104,7 @@ def backbone_on_last_layers(tiny_model, fill_adapter, **last_layers: int) -> Bac
     backbone = Backbone(tiny_model(num_hidden_layers=4))
     for number, (name, count) in enumerate(last_layers.items()):
         settings = ModelArguments(lora_r=4, lora_alpha=8, lora_last_layers=count)
-        backbone.add_adapter(name, settings.lora_config(backbone.config))
+        backbone.add_adapter(name, settings.lora_config(backbone.model))
         fill_adapter(backbone, name, seed=number)
         torch.nn.init.normal_(backbone.add_head(name).linear.weight)
     return backbone
@@ -154,7 +154,7 @@ def test_roles_with_adapters_on_different_layers_meet_in_any_pass(tiny_model, fi
 
 def test_checkpointing_computes_no_layer_before_the_first_adapter_again(tiny_model, fill_adapter) -> None:
     backbone = Backbone(tiny_model(num_hidden_layers=4))
-    backbone.add_adapter("policy", ModelArguments(lora_r=4, lora_last_layers=1).lora_config(backbone.config))
+    backbone.add_adapter("policy", ModelArguments(lora_r=4, lora_last_layers=1).lora_config(backbone.model))
     fill_adapter(backbone, "policy")
     backbone.train_only(adapters=["policy"])
     backbone.train()
@@ -170,7 +170,7 @@ def test_checkpointing_computes_no_layer_before_the_first_adapter_again(tiny_mod
 def test_a_model_whose_rows_must_stay_as_many_shares_no_layers(tiny_model, fill_adapter) -> None:
     settings = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
     backbone = Backbone(tiny_model(GPTBigCodeConfig, **settings))
-    backbone.add_adapter("policy", ModelArguments(lora_r=4, lora_last_layers=1).lora_config(backbone.config))
+    backbone.add_adapter("policy", ModelArguments(lora_r=4, lora_last_layers=1).lora_config(backbone.model))
     fill_adapter(backbone, "policy")
     together = backbone(BATCH, [REFERENCE, POLICY])
     assert together["policy"].logprobs.equal(backbone(BATCH, [POLICY])["policy"].logprobs)
@@ -181,7 +181,7 @@ def test_an_adapter_on_the_last_layers_is_told_from_one_on_all(tiny_model, tmp_p
     backbone = Backbone(tiny_model(num_hidden_layers=4))
     for count in (0, 1, 3, 4):
         name = f"last{count}"
-        backbone.add_adapter(name, ModelArguments(lora_r=4, lora_last_layers=count).lora_config(backbone.config))
+        backbone.add_adapter(name, ModelArguments(lora_r=4, lora_last_layers=count).lora_config(backbone.model))
         save(backbone, name, tmp_path / name, "base")
         assert last_layers(tmp_path / name) == count % 4
 
@@ -189,9 +189,20 @@ def test_an_adapter_on_the_last_layers_is_told_from_one_on_all(tiny_model, tmp_p
 def test_more_layers_than_there_are_or_fewer_than_none_are_refused(tiny_model) -> None:
     model = tiny_model(num_hidden_layers=4)
     with pytest.raises(ValueError, match="lora_last_layers is 5: the model has 4 layers; choose at most that"):
-        ModelArguments(lora_last_layers=5).lora_config(model.config)
+        ModelArguments(lora_last_layers=5).lora_config(model)
     with pytest.raises(ValueError, match="lora_last_layers is -1: it must be at least 0"):
         ModelArguments(lora_last_layers=-1).check_model_arguments()
+
+
+def test_the_last_layers_are_found_under_any_name_or_refused(tiny_model) -> None:
+    model = tiny_model(BertConfig, is_decoder=True, max_position_embeddings=64)  # bert.encoder.layer.0, .1
+    inject_adapter_in_model(ModelArguments(lora_r=4, lora_last_layers=1).lora_config(model), model)
+    adapted = {name.partition(".lora_A")[0] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert {name.split(".")[3] for name in adapted if ".layer." in name} == {"1"}
+    model = tiny_model(GPT2Config, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    model.transformer.h = torch.nn.Sequential(*model.transformer.h)
+    with pytest.raises(ValueError, match="lora_last_layers is 1: GPT2LMHeadModel has no list of 2 layers"):
+        ModelArguments(lora_last_layers=1).lora_config(model)
 
 
 def test_two_passes_are_bit_equal(backbone) -> None:
