@@ -92,17 +92,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         train_dataset = tokenise(chat, train)
         eval_dataset = tokenise(chat, held_out) if held_out else None
         check_inputs(args, source, chat, RunData.of(train_file=train, eval_file=held_out), writes_model=True)
+        model = load_causal_lm(str(source.backbone), dtype=DTYPES[args.dtype])
+        adapter = args.lora_config(model)
         stage = open_stage("sft", args, source, chat, data_files=[*args.train_file, *args.eval_file])
         if stage.checkpoint and stage.run is not None:
             stage.run.rewind(checkpoints.step_of(Path(stage.checkpoint)))
-    model = load_causal_lm(str(source.backbone), dtype=DTYPES[args.dtype])
     trainer = SFTTrainer(
         model=model,
         args=args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=stage.chat.tokenizer,
-        peft_config=args.lora_config(model),
+        peft_config=adapter,
         callbacks=[RunRecorder(stage.run)],
     )
     result = trainer.train(resume_from_checkpoint=stage.checkpoint)

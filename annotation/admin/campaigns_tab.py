@@ -97,7 +97,7 @@ def _new(desk: Desk, chosen: Any, fill_choices: Any) -> Any:
             desk.store,
             Path(file),
             name.strip(),
-            overlap=number_of(overlap, "overlap"),
+            overlap=number_of(overlap, "field.overlap"),
             gold_kind=kind,
             by=call.manager.id,
             at=call.at,
@@ -198,7 +198,7 @@ def settings_of(values: dict[str, Any]) -> CampaignSettings:
     for name in ("skip_reasons", "flag_reasons"):
         given[name] = _lines(given[name])
     given["aspects"] = tuple(_aspect(line) for line in _lines(given["aspects"]))
-    given["qualification_items"] = number_of(given["qualification_items"], "qualification_items")
+    given["qualification_items"] = number_of(given["qualification_items"], "field.qualification_items")
     given["content_warning"] = (given["content_warning"] or "").strip()
     return CampaignSettings(**given)
 
@@ -287,13 +287,15 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
     told = gr.HTML()
 
     def listed(call: Call, campaign_id: int, begin: Any = 1, only: bool = False) -> str:
-        rows = managing.list_items(desk.store, campaign_id, start=number_of(begin or 1, "start"), only_gold=bool(only))
+        rows = managing.list_items(
+            desk.store, campaign_id, start=number_of(begin or 1, "gold.start"), only_gold=bool(only)
+        )
         columns = (("item", "count"), ("kind", "text"), ("right_ranks", "text"), ("prompt", "text"))
         shown_ranks = [None if row.gold is None else ", ".join(map(str, row.gold)) for row in rows]
         found = zip(rows, shown_ranks, strict=True)
         table = Table(columns, tuple((row.id, row.kind, gold, row.prompt) for row, gold in found))
         title = call.words["gold.items"]
-        return table_html(table, call.words, title, translated=("kind",), button="item", captioned=True)
+        return table_html(table, call.words, title, translated=("kind",), button="item", captioned=True, whole=False)
 
     def unseen(call: Call, campaign_id: int, kind: str) -> str:
         """What to do where nobody is given items of this kind."""
@@ -306,17 +308,17 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         return [listed(call, named(campaign_id), begin, only)]
 
     def show_item(call: Call, campaign_id: int | None, item: Any) -> list[Any]:
-        found = managing.item_texts(desk.store, named(campaign_id), number_of(item, "item"))
+        found = managing.item_texts(desk.store, named(campaign_id), number_of(item, "gold.number"))
         return [_texts(found), "" if found.gold is None else ", ".join(map(str, found.gold))]
 
     def pick(call: Call, campaign_id: int | None, picked: Any) -> list[Any]:
-        item_id = number_of(picked["item"] if isinstance(picked, dict) else picked, "item")
+        item_id = number_of(picked["item"] if isinstance(picked, dict) else picked, "gold.number")
         return [item_id, *show_item(call, campaign_id, item_id)]
 
     def keep(
         call: Call, campaign_id: int | None, item: Any, given: str, kind: str, begin: Any, only: bool
     ) -> list[Any]:
-        own, item_id = named(campaign_id), number_of(item, "item")
+        own, item_id = named(campaign_id), number_of(item, "gold.number")
         right = {item_id: ranks_of(given)}
         managing.mark_gold(desk.store, own, right, kind=kind, by=call.manager.id, at=call.at)
         desk.dashboard.forget(own)
@@ -324,7 +326,7 @@ def _gold(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         return [listed(call, own, begin, only), said(f"{message}{unseen(call, own, kind)}")]
 
     def take_back(call: Call, campaign_id: int | None, item: Any, begin: Any, only: bool) -> list[Any]:
-        own, item_id = named(campaign_id), number_of(item, "item")
+        own, item_id = named(campaign_id), number_of(item, "gold.number")
         managing.unmark_gold(desk.store, own, item_id, by=call.manager.id, at=call.at)
         desk.dashboard.forget(own)
         return [listed(call, own, begin, only), said(call.words["gold.unmarked"].format(item=item_id))]

@@ -115,7 +115,7 @@ def options_of(
         "when_split": when_split,
         "threshold": threshold if aggregation == "dawid_skene" and form != "csv" else None,
         "validation_share": float(validation_share or 0),
-        "seed": number_of(seed, "seed"),
+        "seed": number_of(seed, "data.seed"),
         "campaigns": list(own or ()),
         "without_annotators": list(without or ()),
     }

@@ -43,7 +43,9 @@ class Mistake(ValueError):
         super().__init__(self.told(words_in("en")))
 
     def told(self, words: Mapping[str, str]) -> str:
-        return words[self.key].format(**self.values)
+        """In the language of the words; the value under `label` is a key of theirs."""
+        told = {name: words[value] if name == "label" else value for name, value in self.values.items()}
+        return words[self.key].format(**told)
 
 
 @dataclass(frozen=True)
@@ -139,14 +141,14 @@ class Desk:
         return words_in(language_of(request.headers.get("accept-language", "")))
 
 
-def number_of(value: Any, name: str) -> int:
-    """A whole number that a field gave.
+def number_of(value: Any, label: str) -> int:
+    """A whole number that a field gave; `label` is the key of what stands over it.
 
     Raises:
         Mistake: there is none.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-        raise Mistake("mistake.number", name=name, value=value)
+        raise Mistake("mistake.no_number" if value is None else "mistake.number", label=label, value=value)
     return int(value)
 
 
@@ -174,10 +176,11 @@ def table_html(
     translated: Sequence[str] = (),
     button: str = "",
     captioned: bool = False,
+    whole: bool = True,
 ) -> str:
     """A table as HTML with all texts escaped; on a phone each row is a list of its values. One line where it is empty.
 
-    More than one row can be sorted by their heads, but where they are a page of a longer list that has buttons.
+    Heads sort the rows where there are several.
 
     Args:
         table: what is shown.
@@ -186,6 +189,7 @@ def table_html(
         translated: columns whose values are keys of the words.
         button: a column whose values are buttons.
         captioned: whether the title stands above the table.
+        whole: whether all rows there are are in the table; a part of them cannot be sorted.
     """
     caption = f'<p class="soft">{html.escape(title)}</p>' if captioned else ""
     if not table.rows:
@@ -202,9 +206,10 @@ def table_html(
                 text = f'<button type="button" data-value="{text}">{text}</button>'
             width = " long" if name in LONG else ""
             order = f' data-order="{float(value)!r}"' if isinstance(value, (int, float)) else ""
+            order += " data-none" if value is None else ""
             cells.append(f'<td class="{kind}{width}"{order} data-head="{head}"><span dir="auto">{text}</span></td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    if len(rows) > 1 and not button:
+    if len(rows) > 1 and whole:
         heads = [f'<button type="button" class="sort">{head}</button>' for head in heads]
     header = "".join(f'<th scope="col">{head}</th>' for head in heads)
     return (

@@ -182,8 +182,8 @@ def _invites(desk: Desk, chosen: Any) -> tuple[Any, list[Any]]:
         token = kept.make(
             role,
             campaign_id=campaign_id or None,
-            uses=number_of(uses, "uses"),
-            days=number_of(days, "days"),
+            uses=number_of(uses, "invites.uses"),
+            days=number_of(days, "invites.days"),
             note=(note or "").strip(),
             by=call.manager.id,
         )
@@ -217,7 +217,7 @@ def _audit(desk: Desk) -> tuple[Any, list[Any]]:
     def show(call: Call) -> list[Any]:
         with desk.store.reading() as connection:
             rows = managing.audit_rows(connection, limit=AUDIT_SHOWN)
-        shown_entries = table_html(audit_table(rows), call.words, call.words["audit.title"])
+        shown_entries = table_html(audit_table(rows), call.words, call.words["audit.title"], whole=False)
         return [shown_entries, links([(call.words["csv"], f"{API}/audit.csv")])]
 
     def check(call: Call) -> list[Any]:

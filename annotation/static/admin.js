@@ -59,7 +59,7 @@ window.fetch = async (...request) => {
   return answer;
 };
 
-/** Sort the rows of a table by the column of a head, the other way round if they are; what has no figure comes last. */
+/** Sort the rows of a table by the column of a head, the other way round if they are; what is unknown comes last. */
 function sort(head) {
   const table = head.closest("table");
   const way = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
@@ -67,11 +67,11 @@ function sort(head) {
   head.setAttribute("aria-sort", way === 1 ? "ascending" : "descending");
   const rows = [...table.tBodies[0].rows].map((row) => {
     const cell = row.cells[head.cellIndex];
-    return { row, order: cell.dataset.order && Number(cell.dataset.order), text: cell.textContent.trim() };
+    return { row, unknown: "none" in cell.dataset, order: Number(cell.dataset.order), text: cell.textContent.trim() };
   });
-  const figures = rows.some(({ order }) => order !== undefined);
-  const lacking = ({ order, text }) => (figures ? order === undefined : text === "");
-  rows.sort((a, b) => lacking(a) - lacking(b) || way * (figures ? a.order - b.order : a.text.localeCompare(b.text, language, { numeric: true })));
+  const figures = rows.every(({ unknown, order }) => unknown || !Number.isNaN(order));
+  const compared = (a, b) => (figures ? a.order - b.order : a.text.localeCompare(b.text, language, { numeric: true }));
+  rows.sort((a, b) => a.unknown - b.unknown || (a.unknown ? 0 : way * compared(a, b)));
   table.tBodies[0].append(...rows.map(({ row }) => row));
 }
 

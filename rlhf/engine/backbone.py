@@ -408,11 +408,11 @@ def decoder_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
 
 
 def layer_list(model: PreTrainedModel) -> str | None:
-    """The name of the list of a model's decoder layers; None where there is no list of as many as it has."""
+    """The name of the list of a language model's layers; None where there is no list of as many as it has."""
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    within = f"{model.base_model_prefix}." if model.base_model is not model else ""
-    lists = ((name, each) for name, each in model.base_model.named_modules() if isinstance(each, nn.ModuleList))
-    return next((f"{within}{name}" for name, layers in lists if len(layers) == count), None)
+    of_text = set(model.get_decoder().modules())  # what sees pictures or hears may have as many
+    lists = ((name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList))
+    return next((name for name, layers in lists if len(layers) == count and layers in of_text), None)
 
 
 def _first_layer_with(model: PreTrainedModel, adapter: str) -> int:

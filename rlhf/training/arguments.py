@@ -106,12 +106,12 @@ class ModelArguments:
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
             target_modules=self.lora_targets,
-            exclude_modules=self._layers_without_adapter(model) if self.lora_last_layers else None,
+            exclude_modules=self._outside_last_layers(model) if self.lora_last_layers else None,
             task_type="CAUSAL_LM",
         )
 
-    def _layers_without_adapter(self, model: PreTrainedModel) -> str | None:
-        """What the names of all modules before the last layers look like; None where there is nothing before them."""
+    def _outside_last_layers(self, model: PreTrainedModel) -> str:
+        """What the names of all modules outside the last layers look like."""
         num_layers = model.config.get_text_config().num_hidden_layers
         check_last_layers(self.lora_last_layers, num_layers)
         name = layer_list(model)
@@ -120,8 +120,8 @@ class ModelArguments:
                 f"lora_last_layers is {self.lora_last_layers}: {type(model).__name__} has no list of {num_layers} "
                 "layers, so the last ones cannot be told; leave it out"
             )
-        before = "|".join(map(str, range(num_layers - self.lora_last_layers)))
-        return rf"{re.escape(name)}\.({before})\..*" if before else None
+        last = "|".join(map(str, range(num_layers - self.lora_last_layers, num_layers)))
+        return rf"(?!{re.escape(name)}\.({last})\.).*"
 
     def check_model_arguments(self) -> None:
         """Settle the type of the weights, and refuse values that no run can use."""

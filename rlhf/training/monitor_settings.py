@@ -153,6 +153,7 @@ WATCHES = (
 # Standard errors by which a judge must have fallen. The best of many windows is a lucky one: where judge and score both
 # stand still for 200 rollouts, 3 would alarm in four of ten runs, and 4 does in one of forty (simulated).
 JUDGE_ERRORS = 4.0
+ROUNDED_GAP = 0.05  # of the sampler, in bfloat16: rounding alone makes .006 to .012 with SmolLM2-135M
 LIMITS = {**{watch.name: watch.limit for watch in WATCHES}, OverOptimisation.name: JUDGE_ERRORS}
 STOPS_BY_DEFAULT = ("kl_target", "kl_budget", "kl_negative", "ratio", OverOptimisation.name)
 
@@ -164,6 +165,7 @@ def build_monitors(
     limits: Sequence[str] = (),
     kl_target: float | None = None,
     kl_budget: float | None = None,
+    dtype: str = "float32",
 ) -> MonitorSet:
     """The monitors of a run.
 
@@ -173,11 +175,13 @@ def build_monitors(
         limits: `name=number` in place of a default limit.
         kl_target: sequence KL in nats that the run holds; without it `kl_target` is not there.
         kl_budget: sequence KL in nats that the run may spend; without it `kl_budget` is not there.
+        dtype: of the frozen weights; the sampler is further from the trainer where they are rounded.
 
     Raises:
         ValueError: no such mode, monitor, reaction or number.
     """
-    chosen = LIMITS | read_limits(limits)
+    rounded = {"sampler_gap": ROUNDED_GAP} if dtype == "bfloat16" else {}
+    chosen = LIMITS | rounded | read_limits(limits)
     reads = {"kl_target": kl_target, "kl_budget": kl_budget}
     monitors: list[Monitor] = []
     for watch in WATCHES:

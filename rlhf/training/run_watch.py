@@ -47,6 +47,7 @@ class RunWatch:
             limits=args.monitor_limits,
             kl_target=args.kl_target,
             kl_budget=args.kl_budget,
+            dtype=args.dtype,
         )
         self._sampled: Tensors = {}
         self._ratios: list[torch.Tensor] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -375,18 +376,20 @@ def test_a_form_gives_the_settings_that_filled_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "refusal", "text"),
     [
-        ("aspects", "helpful: many"),
-        ("aspects", "true"),
-        ("aspects", "helpful: 5\nhonest"),
-        ("gold_share", 2),
-        ("order", "best"),
+        ("aspects", "helpful: many", Mistake, "aspect 'helpful: many' has 'many' levels"),
+        ("aspects", "true", Mistake, "aspect 'true' has no levels; write it as true: 5"),
+        ("aspects", "helpful: 5\nhonest", Mistake, "aspect 'honest' has no levels"),
+        ("qualification_items", None, Mistake, "Qualification: items before work is empty; give a whole number"),
+        ("qualification_items", 1.5, Mistake, "Qualification: items before work is 1.5; give a whole number"),
+        ("gold_share", 2, CampaignError, "gold_share is 2"),
+        ("order", "best", CampaignError, "order is 'best'"),
     ],
 )
-def test_a_form_that_cannot_be_is_refused(name: str, value: Any) -> None:
+def test_a_form_that_cannot_be_is_refused(name: str, value: Any, refusal: type[ValueError], text: str) -> None:
     filled = {field: field_value(CampaignSettings(), field) for field in FIELDS}
-    with pytest.raises((CampaignError, Mistake)):
+    with pytest.raises(refusal, match=f"^{re.escape(text)}"):
         settings_of(filled | {name: value})
 
 

@@ -367,7 +367,8 @@ def test_heads_sort_where_all_rows_are_there() -> None:
     table = Table((("annotator", "text"), ("judgments", "count")), rows)
     assert table_html(table, words_in("en"), "People").count('class="sort"') == 2
     assert table_html(table, words_in("en"), "People").count('data-order="7.0"') == 1
-    assert "sort" not in table_html(table, words_in("en"), "Items", button="judgments")
+    assert table_html(table, words_in("en"), "People").count("data-none") == 1
+    assert "sort" not in table_html(table, words_in("en"), "Newest", whole=False)
     assert "sort" not in table_html(Table(table.columns, rows[:1]), words_in("en"), "People")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import time
@@ -24,16 +25,16 @@ from tests.browser.forked import Fork
 
 
 class Server(server.Server):
-    """`rlhf annotate` on a SQLite file of its own; `forked` spares its process the imports."""
+    """`rlhf annotate` on a SQLite file of its own; where it is `forked`, its process has imported what it needs."""
 
-    def __init__(self, folder: Path, *, forked: bool = True):
-        self.forked = forked
+    forked = True
+
+    def __init__(self, folder: Path):
         self.file = folder / "annotations.db"
         super().__init__(f"sqlite:///{self.file}", folder / "server.log")
 
     def run(self, arguments: Sequence[str]) -> subprocess.Popen[bytes] | Fork:
-        # a fork has the environment of all others
-        return Fork(arguments, self.log) if self.forked and self.environment is None else super().run(arguments)
+        return Fork(arguments, self.log, self.environment or os.environ) if self.forked else super().run(arguments)
 
     def fill(
         self, comparisons: Sequence[Comparison], *, name: str = "Plain words", overlap: int = 1, **more: Any

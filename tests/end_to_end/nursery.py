@@ -23,6 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.processes import assert_one_thread
+
 PRELOADED = ("datasets", "pandas", "trl", "rlhf.train_sft", "rlhf.train_dpo", "rlhf.train_ppo", "reward.train_reward")
 START_SECONDS = 200
 
@@ -109,9 +111,7 @@ def serve() -> None:
     """Fork a process for each line that asks; a fork returns from here as a process of its own would begin."""
     for name in PRELOADED:
         importlib.import_module(name)
-    threads = {Path(f"/proc/self/task/{number}/comm").read_text().strip() for number in os.listdir("/proc/self/task")}
-    # what a thread holds at a fork is never let go; the allocator of pyarrow lets go before
-    assert len(threads - {"jemalloc_bg_thd"}) == 1, threads
+    assert_one_thread()
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)
         child = os.fork()

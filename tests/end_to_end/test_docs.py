@@ -1,6 +1,6 @@
-"""What the README and the docs say is what runs: their commands, word for word.
+"""What the README and the docs say is what runs: their commands, word for word on the embedded model.
 
-They run on the embedded model, which takes minutes, and in every run of the tests on a tiny one with its tokenizer.
+That takes minutes. `make test` starts the README's from a tiny model with the same tokenizer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rlhf.data.comparisons import read_comparisons
 from tests.end_to_end import launching
 from tests.end_to_end.launching import ROOT, launched
 
-# Appended to a command, so that it ends soon; nothing of the command itself is changed.
+# Appended to a command, so that it ends soon; what it says itself stays.
 SHORTENED = {
     "sft": "--max_steps 1 --gradient_accumulation_steps 1",
     "sample": "--max_new_tokens 12",
@@ -91,9 +91,7 @@ def judge_all(command: list[str], folder: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "size", ["tiny", pytest.param("whole", marks=[pytest.mark.slow, pytest.mark.real_model])], ids=str
-)
+@pytest.mark.parametrize("size", ["tiny", pytest.param("whole", marks=[pytest.mark.slow, pytest.mark.real_model])])
 def test_the_readme_takes_a_newcomer_from_demonstrations_to_a_judged_policy(
     size: str, tiny_chat_model: Path, tmp_path: Path
 ) -> None:

@@ -113,6 +113,14 @@ def test_a_mean_within_two_standard_errors_of_the_limit_does_not_count() -> None
         assert [alarm.monitor for alarm in observed(monitors(), series, {length: one})] == expected
 
 
+def test_the_gap_that_rounding_makes_is_no_alarm_in_bfloat16() -> None:
+    for gap, dtype, expected in ((0.02, "float32", True), (0.02, "bfloat16", False), (0.06, "bfloat16", True)):
+        series = [CLEAN | {"policy/sampler_gap": gap}] * 13
+        assert bool(observed(build_monitors("default", dtype=dtype), series)) == expected
+    lower = build_monitors("default", dtype="bfloat16", limits=["sampler_gap=0.01"])
+    assert observed(lower, [CLEAN | {"policy/sampler_gap": 0.02}] * 13)
+
+
 def test_without_standard_errors_the_spread_of_the_values_counts() -> None:
     assert error_of([(1.0, float("nan")), (2.0, float("nan")), (6.0, 0.5)]) == pytest.approx((14 / 6) ** 0.5)
     assert error_of([(1.0, float("nan"))]) == 0

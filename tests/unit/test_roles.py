@@ -10,7 +10,15 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, GPTBigCodeConfig, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GPT2Config,
+    GPTBigCodeConfig,
+    LlamaConfig,
+)
 
 from rlhf.engine.adapters import (
     adapter_tensors,
@@ -22,7 +30,7 @@ from rlhf.engine.adapters import (
     write_adapter,
     write_head,
 )
-from rlhf.engine.backbone import POLICY, POLICY_WITH_VALUE, REFERENCE, REWARD, VALUE, Backbone, Role
+from rlhf.engine.backbone import POLICY, POLICY_WITH_VALUE, REFERENCE, REWARD, VALUE, Backbone, Role, layer_list
 from rlhf.engine.generation import MergedCopy
 from rlhf.engine.packing import Group, pack
 from rlhf.training.arguments import ModelArguments
@@ -197,8 +205,13 @@ def test_more_layers_than_there_are_or_fewer_than_none_are_refused(tiny_model) -
 def test_the_last_layers_are_found_under_any_name_or_refused(tiny_model) -> None:
     model = tiny_model(BertConfig, is_decoder=True, max_position_embeddings=64)  # bert.encoder.layer.0, .1
     inject_adapter_in_model(ModelArguments(lora_r=4, lora_last_layers=1).lora_config(model), model)
-    adapted = {name.partition(".lora_A")[0] for name, _ in model.named_parameters() if "lora_A" in name}
-    assert {name.split(".")[3] for name in adapted if ".layer." in name} == {"1"}
+    adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    assert len(adapted) == 6
+    assert all(name.startswith("bert.encoder.layer.1.") for name in adapted)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    with torch.device("meta"):  # it sees with as many layers as it reads with
+        seeing = Gemma3ForConditionalGeneration(Gemma3Config(text_config=sizes, vision_config=sizes))
+    assert layer_list(seeing) == "model.language_model.layers"
     model = tiny_model(GPT2Config, n_embd=32, n_layer=2, n_head=4, n_positions=64)
     model.transformer.h = torch.nn.Sequential(*model.transformer.h)
     with pytest.raises(ValueError, match="lora_last_layers is 1: GPT2LMHeadModel has no list of 2 layers"):
