@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import yaml
 
 from annotation import campaigns
 from annotation.campaign_command import campaign_main
-from annotation.campaigns import Aspect, CampaignError
+from annotation.campaigns import Aspect, CampaignError, CampaignSettings
 from annotation.importing import import_comparisons
 from annotation.store import Store
 from tests.annotation.items import comparison
@@ -85,3 +87,10 @@ def test_settings_that_cannot_be_change_nothing(url: str, tmp_path: Path, text: 
 def test_a_campaign_that_is_not_there_is_named_with_those_that_are(url: str) -> None:
     with pytest.raises(CampaignError, match="'other' is not in the store, which has main"):
         campaign_main(["--store", url, "--campaign", "other"])
+
+
+def test_the_page_for_managers_lists_every_setting() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "annotation_managers.md").read_text(encoding="utf-8")
+    table = page.partition("`settings.yaml` has any of these")[2].partition("\n## ")[0]
+    listed = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|")))
+    assert sorted(listed) == sorted(field.name for field in dataclasses.fields(CampaignSettings))
