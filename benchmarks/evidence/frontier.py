@@ -36,8 +36,8 @@ SETTING = """\
 Prompts are openings of film reviews, responses their next 24 tokens. The reward model is trained on half A of the
 labelled sentences, the judge on half B and on the model before SFT; its reward is P(positive) of the response alone.
 The judge is right on {accuracy} of the sentences that nobody was trained on, a bag of words on {words:.3f}; the judge's
-expected calibration error is {error:.3f}. SFT has a judge reward of {reward}, over {count} responses to prompts that no stage
-has seen. DPO learns from SFT's own samples, ranked by the reward model that PPO is trained against."""
+expected calibration error is {error:.3f}. SFT has a judge reward of {reward}, over {count} responses to prompts that no
+stage has seen. DPO learns from SFT's own samples, ranked by the reward model that PPO is trained against."""
 
 
 @dataclass(frozen=True)
