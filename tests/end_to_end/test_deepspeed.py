@@ -120,7 +120,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "zero_stage"),
     [
-        ("reward", 2),
+        pytest.param("reward", 2, marks=SLOW),
         pytest.param("reward", 3, marks=SLOW),
         pytest.param("dpo", 2, marks=SLOW),
         ("dpo", 3),

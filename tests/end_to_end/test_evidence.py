@@ -215,6 +215,7 @@ def test_no_ranking_is_in_two_files_and_ranks_follow_the_sentiment(small_place) 
     assert [positive[better] > positive[worse] for better, worse in item.pairs()] == [True] * 6
 
 
+@pytest.mark.slow
 def test_an_over_optimised_run_is_followed_and_measured(small_place, monkeypatch) -> None:
     monkeypatch.setattr(over_optimisation, "STEPS", 4)
     reward, _, run = over_optimisation.runs()[:3]
