@@ -255,6 +255,12 @@ def test_on_a_phone_all_is_in_view_and_stands_in_one_order(
     for strength in (1, 2, 3):
         boxes = [button.bounding_box() for button in page.locator(f".scale .strength-{strength}").all()]
         assert len({round(box["x"]) for box in boxes if box}) == 1
+    # Tab goes through them as one reads
+    right = page.locator(".scale .side").last
+    right.locator(".strength-3").focus()
+    for strength in (2, 1):
+        page.keyboard.press("Tab")
+        expect(right.locator(f".strength-{strength}")).to_be_focused()
     # what ends the editor stays in view
     page.locator("[data-do='edit:0']").tap()
     expect(page.locator(".status")).to_have_text("Antwort A wird bearbeitet")
